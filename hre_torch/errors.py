@@ -1,0 +1,214 @@
+"""Every exception that hre_torch raises on purpose.
+
+HREError
+├── ConfigurationError      what a person wrote cannot work; nothing has started
+│   ├── ModulusError        a modulus or a profile file fails a check
+│   ├── RecipeError         a recipe has an unknown key or a wrong value
+│   ├── TaskError           a task breaks a rule of its suite
+│   ├── LayoutError         model, optimizer and task disagree about parameters
+│   ├── DataError           a data set is missing or unreadable
+│   ├── RunDirectoryError   a run directory is missing, foreign or damaged
+│   ├── UnsupportedError    a trainer or optimizer setting we refuse by name
+│   ├── UnknownPluginError  no suite or aggregator of that name
+│   └── MissingExtraError   an optional package is not installed
+├── EncodingError           numbers that cannot be carried exactly
+│   ├── NonFiniteError      NaN or infinity where a number was expected
+│   ├── SlotOverflowError   a sum left its slot, or a value exceeds its bits
+│   └── ChecksumError       decoded count or checksum is not what was signed
+├── CryptoError
+│   ├── InvalidElementError a group element is out of range or not invertible
+│   ├── ProofError          a zero-knowledge proof does not verify
+│   ├── KeyFileError        a key file is missing, exposed or damaged
+│   └── DecryptionError     a ciphertext does not open (deliberately says no more)
+├── ProtocolError
+│   ├── MessageError        bytes that are not a well-formed message
+│   ├── SignatureError      a message is not signed by whom it names
+│   ├── WrongTaskError      a message belongs to another task, suite or recipient
+│   ├── EquivocationError   one sequence number, two different uploads
+│   ├── StaleUploadError    an upload is based on weights that are too old
+│   ├── BackPressure        too many unreleased uploads of one participant
+│   ├── ReleaseError        a release list breaks a rule
+│   ├── TransformError      a key transform failed; nothing was consumed, ask again
+│   └── ReleaseRejectedError a release decodes wrongly; everybody rejects it
+└── AggregatorError         the backend that carries messages failed
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AggregatorError",
+    "BackPressure",
+    "ChecksumError",
+    "ConfigurationError",
+    "CryptoError",
+    "DataError",
+    "DecryptionError",
+    "EncodingError",
+    "EquivocationError",
+    "HREError",
+    "HREWarning",
+    "InvalidElementError",
+    "KeyFileError",
+    "LayoutError",
+    "MessageError",
+    "MissingExtraError",
+    "ModulusError",
+    "NonFiniteError",
+    "NonFiniteGradientWarning",
+    "ProofError",
+    "ProtocolError",
+    "RecipeError",
+    "ReleaseError",
+    "ReleaseRejectedError",
+    "RunDirectoryError",
+    "SignatureError",
+    "SlotOverflowError",
+    "StaleUploadError",
+    "TaskError",
+    "TransformError",
+    "UnknownPluginError",
+    "UnprotectedWarning",
+    "UnstableTrainingWarning",
+    "UnsupportedError",
+    "WrongTaskError",
+]
+
+
+class HREError(Exception):
+    """Base of every exception that hre_torch raises on purpose."""
+
+
+class ConfigurationError(HREError, ValueError):
+    """What a person wrote cannot work; raised before any work has started."""
+
+
+class ModulusError(ConfigurationError):
+    """A modulus or a profile file fails one of the checks on foreign parameters."""
+
+
+class RecipeError(ConfigurationError):
+    """A recipe has an unknown key or a value that is not allowed."""
+
+
+class TaskError(ConfigurationError):
+    """A task breaks a rule of its suite, such as fewer participants than t."""
+
+
+class LayoutError(ConfigurationError):
+    """Model, optimizer and task disagree about the layout of the parameters."""
+
+
+class DataError(ConfigurationError):
+    """A data set is missing or unreadable; the message says which files go where."""
+
+
+class RunDirectoryError(ConfigurationError):
+    """A run directory is missing, belongs to another recipe, or is damaged."""
+
+
+class UnsupportedError(ConfigurationError):
+    """A trainer, optimizer or model setting that is refused before work starts."""
+
+
+class UnknownPluginError(ConfigurationError):
+    """No suite or aggregator is registered under that name."""
+
+
+class MissingExtraError(ConfigurationError, ImportError):
+    """An optional package is not installed; the message names the pip extra."""
+
+
+class EncodingError(HREError):
+    """Numbers that cannot be carried exactly."""
+
+
+class NonFiniteError(EncodingError):
+    """An update holds NaN or infinity."""
+
+
+class SlotOverflowError(EncodingError):
+    """A value exceeds its bits, or a sum of values left its slot."""
+
+
+class ChecksumError(EncodingError):
+    """The decoded count or checksum slot is not what it must be."""
+
+
+class CryptoError(HREError):
+    """A cryptographic object is malformed or does not verify."""
+
+
+class InvalidElementError(CryptoError):
+    """A group element is out of range, trivial, or shares a factor with the modulus."""
+
+
+class ProofError(CryptoError):
+    """A zero-knowledge proof does not verify."""
+
+
+class KeyFileError(CryptoError):
+    """A key file is missing, exposed or damaged, or the passphrase is wrong."""
+
+
+class DecryptionError(CryptoError):
+    """A ciphertext does not open under this key; deliberately says no more."""
+
+
+class ProtocolError(HREError):
+    """A message or a step that the protocol does not allow."""
+
+
+class MessageError(ProtocolError):
+    """Bytes that are not a well-formed message of the expected kind."""
+
+
+class SignatureError(ProtocolError):
+    """A message does not carry a valid signature of the sender it names."""
+
+
+class WrongTaskError(ProtocolError):
+    """A message belongs to another task, suite, release or recipient."""
+
+
+class EquivocationError(ProtocolError):
+    """One identity used one sequence number for two different uploads."""
+
+
+class StaleUploadError(ProtocolError):
+    """An upload is based on weights older than the staleness bound; pull first."""
+
+
+class BackPressure(ProtocolError):
+    """Too many unreleased uploads of one participant; keep accumulating locally."""
+
+
+class ReleaseError(ProtocolError):
+    """A release list breaks a rule: too few identities, a reused or unknown upload."""
+
+
+class TransformError(ProtocolError):
+    """A key transform failed; nothing was consumed, ask again."""
+
+
+class ReleaseRejectedError(ProtocolError):
+    """A release decodes to a wrong count or checksum; every participant rejects it."""
+
+
+class AggregatorError(HREError):
+    """The backend that carries messages between the roles failed."""
+
+
+class HREWarning(UserWarning):
+    """Base of every warning that hre_torch issues."""
+
+
+class UnprotectedWarning(HREWarning):
+    """Updates are not protected as a reader might expect (suites `plain`, `phong`)."""
+
+
+class UnstableTrainingWarning(HREWarning):
+    """A combination of settings that is known to diverge or to learn badly."""
+
+
+class NonFiniteGradientWarning(HREWarning):
+    """A step was skipped because a gradient or an update was NaN or infinite."""
