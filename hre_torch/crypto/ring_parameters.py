@@ -1,0 +1,260 @@
+"""Parameters of the one-time Ring-LWE mask: what fits, and why it is safe.
+
+In blocks of N = 2048 words an update is sent as
+
+    c_k = a_k s + e_k + Delta m_k  mod 2^32,   Delta = 2^10,
+
+with public uniform `a_k`, secret `s` and errors `e_k` of width eta = 4.6 and encoded
+numbers `m_k`: three service numbers (count, two checksum digits) and 2045 values.
+
+What fits. K updates add up to `Delta sum m + sum e`, which must stay within half the
+modulus: `Delta K (2^(b-1) - 1) + Delta / 2 < 2^31` for b value bits. One bit less per
+value doubles K. The number -2^(b-1) is forbidden: K = 64 of them, at b = 16, would be
+exactly -2^31. The second checksum digit, up to 2045 for full blocks, must itself be an
+encoded number, hence b >= 12.
+
+Failure. Decoding rounds to the nearest multiple of Delta and fails where
+`|sum e| >= Delta / 2`. A discrete Gaussian is sub-Gaussian, E[exp(t e)] <=
+exp(t^2 eta^2 / 2), because `sum_x exp(-(x - c)^2 / (2 eta^2))` over the integers is
+largest at c = 0. Chernoff's bound then gives, for n words,
+
+    P(failure) <= 2 n exp(-(Delta / 2)^2 / (2 K eta^2)),
+
+2^-115 for 10^7 words at K = 64 and 2^-45 at K = 128. At most 2^-40 is accepted.
+
+Security. One update is Ring-LWE with secret and error of width 4.6, log2 q = 32 and
+N = 2048. The Homomorphic Encryption Security Standard (2018, secret drawn from
+the error distribution of width 3.2) allows, at N = 2048,
+
+    log2 q <= 56 for 128 bits,   <= 39 for 192 bits,   <= 31 for 256 bits (classical).
+
+Participants also learn the sum of all secrets and, after decoding, the sum of all
+errors. For Gaussians this is Hint-MLWE, where each honest contributor hides behind the
+others: with h >= 2 honest ones, `s` given the sum still has the width
+eta sqrt((h-1)/h), 3.25 for h = 2. Kim, Lee, Seo, Song reduce plain Ring-LWE of the
+width
+
+    eta_h = (2 (1/eta^2 + 1/((h-1) eta^2)))^(-1/2) = eta sqrt((h-1) / (2h))
+
+to it, 2.3 for h = 2 (one factor sqrt 2 is the price of the reduction; its smoothing
+condition, eta_h >= sqrt(ln(2 N (1 + 1/epsilon))) / pi, holds with epsilon = 2^-63).
+What counts is q / width, so the table is read at `log2 q + log2(3.2 / 2.3) = 32.5`:
+still below the 39 of 192 bits, with 23 bits to spare against the 56 of 128.
+
+References:
+    M. Albrecht et al., "Homomorphic Encryption Security Standard",
+    HomomorphicEncryption.org, 2018, tables of recommended parameters.
+    D. Kim, D. Lee, J. Seo, Y. Song, "Toward Practical Lattice-Based Proof of Knowledge
+    from Hint-MLWE", CRYPTO 2023 (hardness of Hint-MLWE).
+    D. Micciancio, C. Peikert, "Trapdoors for Lattices", EUROCRYPT 2012, lemma 2.8
+    (sub-Gaussian discrete Gaussians).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from hre_torch.crypto.gaussian import ETA, TAIL_BOUND
+from hre_torch.crypto.negacyclic import RING_DIMENSION
+from hre_torch.errors import TaskError
+
+__all__ = [
+    "DELTA_BITS",
+    "MODULUS_BITS",
+    "SERVICE_WORDS",
+    "VALUES_PER_BLOCK",
+    "RingParameters",
+    "choose_ring_parameters",
+    "effective_width",
+]
+
+MODULUS_BITS: Final = 32
+"""The modulus is 2^32: adding unsigned 32-bit words is the arithmetic."""
+
+DELTA_BITS: Final = 10
+"""Delta = 2^10: room for the noise of more than 64 additions."""
+
+SERVICE_WORDS: Final = 3
+"""Count, low and high digit of the checksum, at the head of every block."""
+
+VALUES_PER_BLOCK: Final = RING_DIMENSION - SERVICE_WORDS
+
+_DELTA: Final = 1 << DELTA_BITS
+_HALF_MODULUS: Final = 1 << (MODULUS_BITS - 1)
+_FEWEST_VALUE_BITS: Final = 12
+_MOST_VALUE_BITS: Final = MODULUS_BITS - DELTA_BITS
+_LARGEST_FAILURE_LOG2: Final = -40.0
+_RESIDUAL_DEVIATIONS: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class RingParameters:
+    """How large encoded numbers may be and how many of them may be added.
+
+    Args:
+        value_bits: b, sign included, 12 <= b <= 22.
+        max_additions: K >= 1.
+
+    Raises:
+        TaskError: K numbers of b bits do not fit under the modulus; the message names
+            the b and the K that do.
+
+    >>> parameters = RingParameters(value_bits=16, max_additions=64)
+    >>> parameters.limit, parameters.words(109_386)
+    (32767, 109548)
+    """
+
+    value_bits: int = 16
+    max_additions: int = 64
+
+    def __post_init__(self) -> None:
+        if not _FEWEST_VALUE_BITS <= self.value_bits <= _MOST_VALUE_BITS:
+            raise TaskError(
+                f"value_bits={self.value_bits} is not possible in suite 'hybrid': use "
+                f"{_FEWEST_VALUE_BITS} to {_MOST_VALUE_BITS} bits, 16 suits most models"
+            )
+        if self.max_additions < 1:
+            raise TaskError(
+                f"max_additions (K) is {self.max_additions}, but must be at least 1"
+            )
+        if self.max_additions > _most_additions(self.value_bits):
+            raise TaskError(
+                f"value_bits={self.value_bits} with K={self.max_additions} does not "
+                f"fit: {_remedy(self.value_bits, self.max_additions)}"
+            )
+
+    @property
+    def limit(self) -> int:
+        """The largest magnitude of an encoded number, 2^(b-1) - 1."""
+        return _limit(self.value_bits)
+
+    @property
+    def secret_limit(self) -> int:
+        """The largest magnitude of a coefficient of one secret, 63: seven bits."""
+        return TAIL_BOUND
+
+    def blocks(self, n_values: int) -> int:
+        """Return how many ring elements carry `n_values` values."""
+        return -(-n_values // VALUES_PER_BLOCK)
+
+    def words(self, n_values: int) -> int:
+        """Return how many 32-bit words a masked update has; no block is padded."""
+        return n_values + SERVICE_WORDS * self.blocks(n_values)
+
+    def failure_log2(self, n_values: int) -> float:
+        """Return log2 of a bound on the probability that a release decodes wrongly."""
+        return _failure_log2(self.words(n_values), self.max_additions)
+
+    def residual_limit(self, count: int) -> int:
+        """Return 10 eta sqrt(count), the largest noise a sum may show.
+
+        Honest noise exceeds it with probability 2^-71 per word. From 124 additions on
+        the limit passes Delta / 2 and refuses nothing any more.
+
+        Args:
+            count: How many updates were added, 1 <= count <= K.
+        """
+        return int(_RESIDUAL_DEVIATIONS * ETA * math.sqrt(count))
+
+
+def choose_ring_parameters(
+    n_values: int,
+    *,
+    value_bits: int | None = None,
+    max_additions: int | None = None,
+) -> RingParameters:
+    """Trade value bits against additions and keep failures below 2^-40 per release.
+
+    Args:
+        n_values: Values in one update, at least 1.
+        value_bits: b; if left out, the largest that leaves room for K, at most 16.
+        max_additions: K; if left out, the largest that b and the noise allow.
+
+    Returns:
+        Parameters that fit; b = 16 and K = 64 if neither is given.
+
+    Raises:
+        TaskError: They do not fit together, or K sums too much noise.
+
+    >>> choose_ring_parameters(10**7, max_additions=128)
+    RingParameters(value_bits=15, max_additions=128)
+    """
+    most = _most_noisy_additions(n_values)
+    if max_additions is None:
+        bits = 16 if value_bits is None else value_bits
+        # Bits out of range are refused, with their own message, by RingParameters.
+        fitting = _most_additions(bits) if 1 < bits <= _MOST_VALUE_BITS else 1
+        return RingParameters(bits, min(fitting, most))
+    if value_bits is None:
+        value_bits = min(16, _most_value_bits(max_additions))
+    chosen = RingParameters(value_bits, max_additions)
+    if max_additions > most:
+        raise TaskError(
+            f"K={max_additions} adds up too much noise for {n_values} values: a "
+            f"release could fail with probability 2^{chosen.failure_log2(n_values):.0f}"
+            f", but 2^-40 is allowed. Use K={most} or less"
+        )
+    return chosen
+
+
+def effective_width(honest: int) -> float:
+    """Return eta_h, the width of plain Ring-LWE behind a sum of `honest` updates.
+
+    Args:
+        honest: h, contributors that do not collude, at least 2. With one the sum is
+            its secret, and no width is left.
+
+    Raises:
+        TaskError: Fewer than two.
+
+    >>> round(effective_width(2), 2), round(effective_width(3), 2)
+    (2.3, 2.66)
+    """
+    if honest < 2:
+        raise TaskError(
+            f"a sum of {honest} honest updates hides nothing, at least 2 are needed; "
+            "raise min_contributions"
+        )
+    return ETA * math.sqrt((honest - 1) / (2 * honest))
+
+
+def _limit(value_bits: int) -> int:
+    return int(2 ** (value_bits - 1) - 1)
+
+
+def _most_additions(value_bits: int) -> int:
+    """Return the largest K with Delta K (2^(b-1) - 1) + Delta / 2 < 2^31."""
+    return (_HALF_MODULUS - 1 - _DELTA // 2) // (_DELTA * _limit(value_bits))
+
+
+def _most_value_bits(max_additions: int) -> int:
+    """Return the largest b that leaves room for K, at least the fewest allowed."""
+    bits = _MOST_VALUE_BITS
+    while bits > _FEWEST_VALUE_BITS and _most_additions(bits) < max_additions:
+        bits -= 1
+    return bits
+
+
+def _failure_log2(n_words: int, max_additions: int) -> float:
+    exponent = (_DELTA / 2) ** 2 / (2 * max_additions * ETA**2)
+    return 1 + math.log2(n_words) - exponent / math.log(2)
+
+
+def _most_noisy_additions(n_values: int) -> int:
+    """Return the largest K whose noise fails with probability at most 2^-40."""
+    if n_values < 1:
+        raise TaskError(f"an update of {n_values} values cannot be masked")
+    n_words = RingParameters().words(n_values)
+    margin = 1 + math.log2(n_words) - _LARGEST_FAILURE_LOG2
+    return int((_DELTA / 2) ** 2 / (2 * ETA**2 * margin * math.log(2)))
+
+
+def _remedy(value_bits: int, max_additions: int) -> str:
+    """Name the nearest choices that fit."""
+    smaller_sum = f"K={_most_additions(value_bits)}"
+    bits = _most_value_bits(max_additions)
+    if _most_additions(bits) < max_additions:
+        return f"use {smaller_sum}, or fewer additions with fewer value_bits"
+    return f"use value_bits={bits} or {smaller_sum}"
