@@ -1,0 +1,43 @@
+"""The interface that every aggregator backend implements: bytes in, bytes out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+__all__ = ["Aggregator"]
+
+
+class Aggregator(ABC):
+    """One participant's connection to the DSP.
+
+    A backend carries encoded messages and knows nothing of what is in them. Errors of
+    the far end come back as encoded `Refusal` messages; an `AggregatorError` means
+    that the backend could not carry the message at all.
+    """
+
+    @abstractmethod
+    def submit(self, upload: bytes) -> bytes:
+        """Send an encoded `Upload`; return the encoded `Ack` or `Refusal`.
+
+        Sending identical bytes again is always safe.
+
+        Raises:
+            AggregatorError: nobody knows whether the message arrived.
+        """
+
+    @abstractmethod
+    def fetch(self, since: int, *, merge: bool = True) -> Iterator[bytes]:
+        """Yield encoded `Download` messages (or a `Refusal`), oldest first.
+
+        Args:
+            since: last release that the participant has opened.
+            merge: False to get releases singly even where the suite allows merging.
+
+        Raises:
+            AggregatorError: the far end could not be reached.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back connections and threads; closing twice is no mistake."""

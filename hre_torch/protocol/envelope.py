@@ -1,0 +1,293 @@
+"""The envelope of every message: signed, versioned, length-checked, never unpickled.
+
+On the wire an envelope is
+
+    "HRE1" | header length u32 | proof length u32 | header | proof | signature | parts
+
+with big-endian lengths. The header is MessagePack and lists size and SHA-256 of every
+part, so that one Ed25519 signature over everything before it covers the parts as well,
+and a server that gets only some of them can still check the header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+
+from hre_torch import errors
+from hre_torch.crypto.signatures import SIGNATURE_BYTES, SigningKey, verify
+from hre_torch.errors import HREError, MessageError, ProtocolError, WrongTaskError
+
+__all__ = [
+    "MAX_HEADER_BYTES",
+    "Envelope",
+    "Header",
+    "Part",
+    "Refusal",
+    "decode",
+    "kind_of",
+    "parse_header",
+    "refuse",
+    "seal",
+    "signed_bytes",
+]
+
+_MAGIC: Final = b"HRE1"
+_LENGTHS: Final = struct.Struct(">4sII")
+_DIGEST_BYTES: Final = 32
+MAX_HEADER_BYTES: Final = 1 << 20
+"""A release list of K = 1,000 uploads is about 100 KB; ten times that is refused."""
+MAX_PARTS: Final = 8
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Size and SHA-256 of one part of the body."""
+
+    size: int
+    digest: bytes
+
+    @classmethod
+    def of(cls, body: bytes) -> Part:
+        """Describe one part."""
+        return cls(len(body), hashlib.sha256(body).digest())
+
+
+class Header(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    tag_field="kind",
+    forbid_unknown_fields=True,
+):
+    """What every message says: its task, its sender, its parts."""
+
+    cfg: bytes
+    sender: str
+    parts: tuple[Part, ...] = ()
+
+
+class Refusal(Header, frozen=True, kw_only=True, tag="refusal"):
+    """A typed error across the wire: class name in `errors`, and its message."""
+
+    error: str
+    message: str
+
+    def exception(self) -> HREError:
+        """Return the exception that this refusal stands for."""
+        kind = getattr(errors, self.error, None)
+        if isinstance(kind, type) and issubclass(kind, HREError):
+            return kind(self.message)
+        return ProtocolError(f"{self.sender} refused with {self.error}: {self.message}")
+
+
+H = TypeVar("H", bound=Header)
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope(Generic[H]):
+    """A decoded or freshly signed message.
+
+    Attributes:
+        header: the typed header.
+        header_bytes: its exact encoding, which the signature covers.
+        parts: the body, as listed in `header.parts`.
+        proof: zero-knowledge proof, where a suite asks for one.
+        signature: Ed25519 over lengths, header and proof.
+    """
+
+    header: H
+    header_bytes: bytes
+    parts: tuple[bytes, ...]
+    proof: bytes
+    signature: bytes
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of header and proof: the name of this message in lists."""
+        return hashlib.sha256(signed_bytes(self.header_bytes, self.proof)).digest()
+
+    def encode(self) -> bytes:
+        """Return the bytes that travel."""
+        return b"".join(
+            (
+                signed_bytes(self.header_bytes, self.proof),
+                self.signature,
+                *self.parts,
+            )
+        )
+
+    def verify(self, public: bytes) -> None:
+        """Check the signature.
+
+        Raises:
+            SignatureError: it is not the named sender's.
+        """
+        message = signed_bytes(self.header_bytes, self.proof)
+        verify(public, self.signature, message, who=self.header.sender)
+
+
+def signed_bytes(header_bytes: bytes, proof: bytes) -> bytes:
+    """Return what a signature covers: magic, lengths, header, proof."""
+    lengths = _LENGTHS.pack(_MAGIC, len(header_bytes), len(proof))
+    return lengths + header_bytes + proof
+
+
+def seal(
+    header: H,
+    key: SigningKey,
+    parts: tuple[bytes, ...] = (),
+    *,
+    prove: Callable[[bytes], bytes] | None = None,
+) -> Envelope[H]:
+    """Return a signed envelope.
+
+    Args:
+        header: everything but `parts`, which this fills in.
+        key: the sender's signing key.
+        parts: the body.
+        prove: makes the proof, given the encoded header with the hashes of all parts.
+    """
+    full = msgspec.structs.replace(header, parts=tuple(map(Part.of, parts)))
+    encoded = msgspec.msgpack.encode(full)
+    proof = prove(encoded) if prove is not None else b""
+    signature = key.sign(signed_bytes(encoded, proof))
+    return Envelope(full, encoded, parts, proof, signature)
+
+
+def decode(
+    data: bytes, kind: type[H], *, cfg: bytes | None = None, max_bytes: int
+) -> Envelope[H]:
+    """Parse one envelope; no arithmetic happens before this has succeeded.
+
+    A `Refusal` where another kind is expected is raised as the error it stands for.
+    The signature is *not* checked here, since the caller knows whose it should be.
+
+    Args:
+        data: everything that was received.
+        kind: the header class that is expected.
+        cfg: task that the message must belong to; None accepts any.
+        max_bytes: most bytes of parts and proof that the task allows.
+
+    Raises:
+        MessageError: not a well-formed message of that kind.
+        WrongTaskError: well formed, but of another task.
+        HREError: the error a `Refusal` stands for.
+    """
+    header_bytes, proof, signature, body = _split(data, max_bytes)
+    header = parse_header(header_bytes, Refusal | kind)
+    if isinstance(header, Refusal) and kind is not Refusal:
+        raise header.exception()
+    _check_task(header, cfg)
+    return Envelope(header, header_bytes, _cut(body, header.parts), proof, signature)
+
+
+class _Kind(msgspec.Struct):
+    kind: str
+
+
+def kind_of(data: bytes) -> str:
+    """Return the tag of an encoded envelope, such as `"upload"`, checking no more.
+
+    Raises:
+        MessageError: there is no header with a kind.
+    """
+    header_bytes, *_ = _split(data, len(data))
+    kind: str = parse_header(header_bytes, _Kind).kind
+    return kind
+
+
+def parse_header(header_bytes: bytes, kind: Any) -> Any:
+    """Parse header bytes as one of the given header classes.
+
+    Raises:
+        MessageError: they are not such a header.
+    """
+    try:
+        header = msgspec.msgpack.decode(header_bytes, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        expected = getattr(kind, "__name__", str(kind))
+        raise MessageError(
+            f"expected a {expected} message: {error}; check that both sides run the "
+            "same version of hre_torch"
+        ) from None
+    if isinstance(header, Header) and len(header.parts) > MAX_PARTS:
+        raise MessageError(
+            f"a message has at most {MAX_PARTS} parts, this one lists "
+            f"{len(header.parts)}"
+        )
+    return header
+
+
+def _split(data: bytes, max_bytes: int) -> tuple[bytes, bytes, bytes, memoryview]:
+    if len(data) < _LENGTHS.size:
+        raise MessageError(
+            f"a message starts with {_LENGTHS.size} octets of magic and lengths, but "
+            f"only {len(data)} octets arrived"
+        )
+    magic, header_size, proof_size = _LENGTHS.unpack_from(data)
+    if magic != _MAGIC:
+        raise MessageError(
+            f"a message starts with {_MAGIC!r}, this one with {magic!r}: not an "
+            "hre_torch message, or of another version"
+        )
+    if header_size > MAX_HEADER_BYTES or proof_size > max_bytes:
+        raise MessageError(
+            f"header of {header_size} or proof of {proof_size} octets is over the "
+            f"limits of {MAX_HEADER_BYTES} and {max_bytes}"
+        )
+    fixed = _LENGTHS.size + header_size + proof_size + SIGNATURE_BYTES
+    if not fixed <= len(data) <= fixed + max_bytes:
+        raise MessageError(
+            f"{len(data)} octets arrived, but header, proof and signature take {fixed} "
+            f"and the task allows at most {max_bytes} more: truncated, or too long"
+        )
+    start = _LENGTHS.size
+    view = memoryview(data)
+    header = bytes(view[start : start + header_size])
+    start += header_size
+    proof = bytes(view[start : start + proof_size])
+    start += proof_size
+    return header, proof, bytes(view[start:fixed]), view[fixed:]
+
+
+def _cut(body: memoryview, parts: tuple[Part, ...]) -> tuple[bytes, ...]:
+    expected = sum(part.size for part in parts)
+    if any(part.size < 0 for part in parts) or expected != len(body):
+        raise MessageError(
+            f"the header announces {expected} octets of body, but {len(body)} arrived"
+        )
+    cut: list[bytes] = []
+    start = 0
+    for index, part in enumerate(parts):
+        piece = bytes(body[start : start + part.size])
+        start += part.size
+        if hashlib.sha256(piece).digest() != part.digest:
+            raise MessageError(
+                f"part {index} does not have the SHA-256 that the header announces: it "
+                "was changed on its way; send the identical bytes again"
+            )
+        cut.append(piece)
+    return tuple(cut)
+
+
+def _check_task(header: Header, cfg: bytes | None) -> None:
+    if len(header.cfg) != _DIGEST_BYTES:
+        raise MessageError(f"cfg must be {_DIGEST_BYTES} octets, not {len(header.cfg)}")
+    if cfg is not None and header.cfg != cfg:
+        raise WrongTaskError(
+            f"the message belongs to task {header.cfg.hex()[:16]}, this is task "
+            f"{cfg.hex()[:16]}; join the current task and start from its released state"
+        )
+
+
+def refuse(error: HREError, *, cfg: bytes, sender: str, key: SigningKey) -> bytes:
+    """Return an encoded refusal that carries a typed error to whoever asked."""
+    header = Refusal(
+        cfg=cfg, sender=sender, error=type(error).__name__, message=str(error)
+    )
+    return seal(header, key).encode()

@@ -1,0 +1,330 @@
+"""The ledger that both servers keep: which uploads exist and what became of them.
+
+One ledger serves all suites. Its rules are the protocol's bookkeeping promises: one
+digest per (identity, sequence number), sequence numbers that only grow, at most Q
+unreleased uploads of one identity, releases of at least t distinct identities and at
+most K uploads, nothing released twice, nothing released that is older than S versions,
+and one common model per version under everything that is released.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Literal
+
+import msgspec
+
+from hre_torch.errors import (
+    BackPressure,
+    EquivocationError,
+    ReleaseError,
+    StaleUploadError,
+)
+from hre_torch.protocol.messages import Listed, Upload
+from hre_torch.protocol.task import TaskConfig
+
+__all__ = ["GENESIS", "Entry", "Ledger", "LedgerState", "Proposal", "chain_after"]
+
+GENESIS: Final = bytes(32)
+"""Hash chain before the first release."""
+
+Status = Literal["pending", "accepted", "released", "expired"]
+
+
+class Entry(msgspec.Struct):
+    """One upload. `version` is the release or expiry that consumed it, else 0."""
+
+    name: str
+    sequence: int
+    base_version: int
+    state_digest: bytes
+    digest: bytes
+    status: Status = "pending"
+    version: int = 0
+
+    @classmethod
+    def of(cls, header: Upload, digest: bytes) -> Entry:
+        """Return a new entry for an upload's header."""
+        return cls(
+            header.sender,
+            header.sequence,
+            header.base_version,
+            header.state_digest,
+            digest,
+        )
+
+    def listed(self) -> Listed:
+        """Return how a list names this upload."""
+        return Listed(self.name, self.sequence, self.digest)
+
+
+class Proposal(msgspec.Struct, frozen=True):
+    """Uploads to release, oldest first, and uploads that are too old."""
+
+    uploads: tuple[Entry, ...]
+    expired: tuple[Entry, ...]
+
+
+class LedgerState(msgspec.Struct):
+    """Everything a ledger needs to go on after a restart."""
+
+    version: int
+    chain: bytes
+    entries: list[Entry]
+    newest: dict[str, int]
+    models: dict[int, bytes]
+
+
+class Ledger:
+    """Order, uniqueness, release lists and expiry.
+
+    Args:
+        config: the task's frozen numbers (t, K, Q, S).
+        names: the participants in the roster.
+        state: where an earlier ledger of the same task stopped, if any.
+    """
+
+    def __init__(
+        self,
+        config: TaskConfig,
+        names: Iterable[str],
+        state: LedgerState | None = None,
+    ) -> None:
+        self._config = config
+        self.version = state.version if state else 0
+        self.chain = state.chain if state else GENESIS
+        self._newest = dict.fromkeys(names, -1) | (state.newest if state else {})
+        # What release has established as the model of each version; version 0 is known.
+        self._models = {0: config.initial_digest} | (state.models if state else {})
+        entries = state.entries if state else []
+        self._entries: dict[bytes, Entry] = {entry.digest: entry for entry in entries}
+        self._by_number = {(e.name, e.sequence): e.digest for e in entries}
+        self._waiting = {e.digest: e for e in entries if e.version == 0}
+
+    def state(self) -> LedgerState:
+        """Return a copy of everything that a restart needs."""
+        entries = [msgspec.structs.replace(entry) for entry in self._entries.values()]
+        return LedgerState(
+            self.version, self.chain, entries, dict(self._newest), dict(self._models)
+        )
+
+    def find(self, digest: bytes) -> Entry | None:
+        """Return the entry with that digest, if there is one."""
+        return self._entries.get(digest)
+
+    def unreleased(self, name: str | None = None) -> list[Entry]:
+        """Return uploads neither released nor expired, oldest first."""
+        waiting = self._waiting.values()
+        return [entry for entry in waiting if name in (None, entry.name)]
+
+    def check_entry(self, entry: Entry) -> None:
+        """Check whether an upload may be entered, changing nothing.
+
+        Raises:
+            EquivocationError: the sequence number carries another upload already, or
+                lies before the newest one.
+            StaleUploadError: it is based on weights older than S versions, or newer
+                than any release.
+            BackPressure: the identity has Q unreleased uploads already.
+        """
+        if entry.digest in self._entries:
+            return
+        self._check_number(entry.name, entry.sequence)
+        self._check_base(entry.base_version)
+        waiting = len(self.unreleased(entry.name))
+        if waiting >= self._config.pending_limit:
+            raise BackPressure(
+                f"{entry.name!r} has {waiting} unreleased uploads, the task allows "
+                f"{self._config.pending_limit}; keep accumulating locally until a "
+                "release contains some of them"
+            )
+
+    def enter(self, entry: Entry) -> Entry:
+        """Log a new upload as pending; the same upload again returns its entry.
+
+        Raises:
+            EquivocationError, StaleUploadError, BackPressure: as `check_entry`.
+        """
+        self.check_entry(entry)
+        if entry.digest in self._entries:
+            return self._entries[entry.digest]
+        self._entries[entry.digest] = self._waiting[entry.digest] = entry
+        self._by_number[entry.name, entry.sequence] = entry.digest
+        self._newest[entry.name] = entry.sequence
+        return entry
+
+    def accept(self, digest: bytes) -> Entry:
+        """Mark an upload as accepted by both servers; repeating it changes nothing.
+
+        Raises:
+            ReleaseError: no such upload was ever entered.
+        """
+        entry = self._entries.get(digest)
+        if entry is None:
+            raise ReleaseError(
+                f"upload {digest.hex()[:16]} was never entered here; submit it first"
+            )
+        if entry.status == "pending":
+            entry.status = "accepted"
+        return entry
+
+    def propose(self) -> Proposal | None:
+        """Return the next release: all accepted uploads, oldest first, up to K.
+
+        None while fewer than t distinct identities have an accepted upload that is
+        fresh enough. Uploads that name another model for their base version than most
+        do are passed over until they expire.
+        """
+        accepted = [e for e in self.unreleased() if e.status == "accepted"]
+        expired = tuple(entry for entry in accepted if self._too_old(entry))
+        fresh = [entry for entry in accepted if not self._too_old(entry)]
+        models = self._models | _most_common_models(fresh, self._models)
+        agreed = [e for e in fresh if models[e.base_version] == e.state_digest]
+        uploads = tuple(agreed[: self._config.max_additions])
+        if len({entry.name for entry in uploads}) < self._config.min_contributions:
+            return None
+        return Proposal(uploads, expired)
+
+    def check(
+        self, version: int, uploads: Sequence[bytes], expired: Sequence[bytes]
+    ) -> Proposal:
+        """Check a release list against every rule, changing nothing.
+
+        Raises:
+            ReleaseError: the list breaks a rule; the message names it.
+        """
+        if version != self.version + 1:
+            raise ReleaseError(
+                f"the next release is version {self.version + 1}, not {version}"
+            )
+        if len(set(uploads) | set(expired)) != len(uploads) + len(expired):
+            raise ReleaseError("a release list names an upload twice")
+        if len(uploads) > self._config.max_additions:
+            raise ReleaseError(
+                f"a release holds at most K = {self._config.max_additions} uploads, "
+                f"this list has {len(uploads)}"
+            )
+        proposal = Proposal(
+            tuple(self._releasable(digest) for digest in uploads),
+            tuple(self._releasable(digest) for digest in expired),
+        )
+        identities = len({entry.name for entry in proposal.uploads})
+        if identities < self._config.min_contributions:
+            raise ReleaseError(
+                f"a release needs uploads of at least t = "
+                f"{self._config.min_contributions} distinct identities, this list has "
+                f"{identities}"
+            )
+        for entries, stale in ((proposal.uploads, False), (proposal.expired, True)):
+            for entry in entries:
+                if self._too_old(entry) is not stale:
+                    raise ReleaseError(
+                        f"upload {entry.sequence} of {entry.name!r} is based on "
+                        f"version {entry.base_version}, now is {self.version} and S = "
+                        f"{self._config.staleness_bound}: it must be "
+                        f"{'released' if stale else 'expired'}"
+                    )
+        self._check_models(proposal.uploads)
+        return proposal
+
+    def release(self, proposal: Proposal, commitment: bytes = b"") -> None:
+        """Consume a checked proposal: the version and the hash chain move on."""
+        self.version += 1
+        for entry in proposal.uploads:
+            entry.status = "released"
+            self._models[entry.base_version] = entry.state_digest
+        for entry in proposal.expired:
+            entry.status = "expired"
+        for entry in (*proposal.uploads, *proposal.expired):
+            entry.version = self.version
+            del self._waiting[entry.digest]
+        self.chain = chain_after(
+            self.chain,
+            self.version,
+            [entry.listed() for entry in proposal.uploads],
+            [entry.listed() for entry in proposal.expired],
+            commitment,
+        )
+
+    def _releasable(self, digest: bytes) -> Entry:
+        entry = self._entries.get(digest)
+        if entry is None:
+            raise ReleaseError(f"upload {digest.hex()[:16]} was never entered here")
+        if entry.status != "accepted":
+            raise ReleaseError(
+                f"upload {entry.sequence} of {entry.name!r} is {entry.status}"
+                + (f" in version {entry.version}" if entry.version else "")
+                + "; a list may name only accepted, unreleased uploads"
+            )
+        return entry
+
+    def _check_models(self, uploads: Sequence[Entry]) -> None:
+        models = dict(self._models)
+        for entry in uploads:
+            known = models.setdefault(entry.base_version, entry.state_digest)
+            if entry.state_digest != known:
+                raise ReleaseError(
+                    f"upload {entry.sequence} of {entry.name!r} was computed on "
+                    f"another model than others of version {entry.base_version}: a "
+                    "list must sum updates of one common model"
+                )
+
+    def _too_old(self, entry: Entry) -> bool:
+        return self.version - entry.base_version > self._config.staleness_bound
+
+    def _check_number(self, name: str, sequence: int) -> None:
+        if name not in self._newest:
+            raise ReleaseError(f"{name!r} is not in the roster of this task")
+        if (name, sequence) in self._by_number:
+            raise EquivocationError(
+                f"{name!r} has sent another upload with sequence number {sequence}; a "
+                "retry must resend identical bytes"
+            )
+        if sequence <= self._newest[name]:
+            raise EquivocationError(
+                f"sequence number {sequence} of {name!r} lies before its newest, "
+                f"{self._newest[name]}; continue with {self._newest[name] + 1}"
+            )
+
+    def _check_base(self, base_version: int) -> None:
+        bound = self._config.staleness_bound
+        if not self.version - bound <= base_version <= self.version:
+            raise StaleUploadError(
+                f"the upload is based on version {base_version}, but this server is at "
+                f"version {self.version} and allows a lag of S = {bound}; pull, then "
+                "push again"
+            )
+
+
+def _most_common_models(
+    entries: Sequence[Entry], known: Mapping[int, bytes]
+) -> dict[int, bytes]:
+    """Return, for versions not yet known, the model that most identities name."""
+    supporters: dict[int, dict[bytes, set[str]]] = {}
+    for entry in entries:
+        if entry.base_version not in known:
+            models = supporters.setdefault(entry.base_version, {})
+            models.setdefault(entry.state_digest, set()).add(entry.name)
+    return {
+        version: max(models, key=lambda model: len(models[model]))
+        for version, models in supporters.items()
+    }
+
+
+def chain_after(
+    previous: bytes,
+    version: int,
+    uploads: Sequence[Listed],
+    expired: Sequence[Listed],
+    commitment: bytes,
+) -> bytes:
+    """Return the hash chain after a release.
+
+    `SHA-256(previous || msgpack(version, uploads, expired, commitment))`, previous 32
+    octets.
+    """
+    listed = msgspec.msgpack.encode(
+        (version, tuple(uploads), tuple(expired), commitment)
+    )
+    return hashlib.sha256(previous + listed).digest()

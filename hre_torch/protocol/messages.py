@@ -1,0 +1,122 @@
+"""The ten messages between the roles; `envelope.py` says how they travel.
+
+Upload            participant -> DSP    a sealed update
+Deposit           DSP -> KTS            its header, and what the KTS needs of it
+Receipt           KTS -> DSP            the KTS has logged it
+Ack               DSP -> participant    it is stored and accepted
+ReleaseOrder      DSP -> KTS            please release this list
+Release           KTS -> everybody      the signed list
+TransformRequest  DSP -> KTS            first phase of re-encryption
+TransformReply    KTS -> DSP            second phase
+Download          DSP -> participant    the sum under the recipient's own key
+Refusal           a server -> sender    a typed error (in `envelope.py`)
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from hre_torch.protocol.envelope import Header
+
+__all__ = [
+    "Ack",
+    "Deposit",
+    "Download",
+    "Listed",
+    "Receipt",
+    "Release",
+    "ReleaseOrder",
+    "TransformReply",
+    "TransformRequest",
+    "Upload",
+]
+
+
+class Listed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One upload in a list: whose, which, and its digest."""
+
+    name: str
+    sequence: int
+    digest: bytes
+
+
+class Upload(Header, frozen=True, kw_only=True, tag="upload"):
+    """A sealed update, bound to (task, identity, sequence, base version)."""
+
+    sequence: int
+    base_version: int
+    state_digest: bytes
+
+
+class Deposit(Header, frozen=True, kw_only=True, tag="deposit"):
+    """An upload's signed header and proof; the parts are those the KTS needs."""
+
+    upload_header: bytes
+    upload_proof: bytes
+    upload_signature: bytes
+
+
+class Receipt(Header, frozen=True, kw_only=True, tag="receipt"):
+    """The KTS has logged the upload with this digest."""
+
+    upload: bytes
+
+
+class Ack(Header, frozen=True, kw_only=True, tag="ack"):
+    """The DSP has stored and accepted an upload; `version` is its newest release."""
+
+    upload: bytes
+    sequence: int
+    version: int
+
+
+class ReleaseOrder(Header, frozen=True, kw_only=True, tag="release_order"):
+    """The DSP proposes that these uploads be summed and these be dropped.
+
+    `commitment` is a hash of the sum, in suites that let everybody compare it.
+    """
+
+    version: int
+    uploads: tuple[bytes, ...]
+    expired: tuple[bytes, ...] = ()
+    commitment: bytes = b""
+
+
+class Release(Header, frozen=True, kw_only=True, tag="release"):
+    """A signed list of uploads whose sum may be opened; `chain` hashes all so far."""
+
+    version: int
+    uploads: tuple[Listed, ...]
+    expired: tuple[Listed, ...]
+    commitment: bytes
+    previous: bytes
+    chain: bytes
+
+
+class TransformRequest(Header, frozen=True, kw_only=True, tag="transform_request"):
+    """First phase for one recipient and the releases `first..last`."""
+
+    recipient: str
+    first: int
+    last: int
+
+
+class TransformReply(Header, frozen=True, kw_only=True, tag="transform_reply"):
+    """Second phase for one recipient and the releases `first..last`."""
+
+    recipient: str
+    first: int
+    last: int
+
+
+class Download(Header, frozen=True, kw_only=True, tag="download"):
+    """The sum of consecutive releases under the recipient's own key.
+
+    Attributes:
+        releases: the encoded `Release` envelopes, oldest first.
+        version: the newest release there is.
+    """
+
+    recipient: str
+    releases: tuple[bytes, ...]
+    version: int

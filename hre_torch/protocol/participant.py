@@ -1,0 +1,250 @@
+"""The learning participant: seals updates, checks and opens downloads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from hre_torch.errors import (
+    ChecksumError,
+    CryptoError,
+    MessageError,
+    ReleaseRejectedError,
+    SignatureError,
+    SlotOverflowError,
+    TaskError,
+    TransformError,
+)
+from hre_torch.protocol.envelope import Envelope, decode, seal
+from hre_torch.protocol.ledger import GENESIS, chain_after
+from hre_torch.protocol.messages import Download, Listed, Release, Upload
+from hre_torch.protocol.suites import SUITES
+from hre_torch.protocol.task import Secret, Task
+from hre_torch.protocol.workers import Workers
+
+__all__ = ["LearningParticipant", "Opened", "ParticipantState"]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What one download contained.
+
+    Attributes:
+        first: first release in it.
+        last: last release in it.
+        newest: newest release that the DSP has.
+        values: sum of the uploads, int64 at scale 2^f, shape `(n_values,)`; None if
+            the release was rejected because its content is not such a sum.
+        uploads: the uploads it sums.
+        expired: uploads that were dropped because they were too old.
+    """
+
+    first: int
+    last: int
+    newest: int
+    values: npt.NDArray[np.int64] | None
+    uploads: tuple[Listed, ...]
+    expired: tuple[Listed, ...]
+
+    @property
+    def count(self) -> int:
+        """How many uploads the sum holds."""
+        return len(self.uploads)
+
+
+class ParticipantState(msgspec.Struct):
+    """Everything a participant needs to go on after a restart, keys aside."""
+
+    sequence: int = 0
+    version: int = 0
+    chain: bytes = GENESIS
+
+
+class LearningParticipant:
+    """One participant's end of the protocol, a pure function of its state.
+
+    Args:
+        task: the task.
+        secret: this participant's keys.
+        workers: where block-wise arithmetic runs.
+        state: where an earlier run of the same participant stopped.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        secret: Secret,
+        workers: Workers,
+        state: ParticipantState | None = None,
+    ) -> None:
+        self.task = task
+        self.name = secret.name
+        self._secret = secret
+        suite = SUITES.get(task.config.suite)
+        suite.check(task)
+        self._cipher = suite.participant(task, secret, workers)
+        self._max_bytes = suite.max_message_bytes(task)
+        self._state = state or ParticipantState()
+
+    @property
+    def version(self) -> int:
+        """Number of releases that this participant has opened."""
+        return self._state.version
+
+    def state(self) -> ParticipantState:
+        """Return a copy of everything that a restart needs, keys aside."""
+        return msgspec.structs.replace(self._state)
+
+    def seal(
+        self, values: npt.NDArray[np.int32], base_version: int, digest: bytes
+    ) -> Envelope[Upload]:
+        """Return a signed, encrypted upload.
+
+        Args:
+            values: quantised update, int32, shape `(n_values,)`, |q| <= 2^(b-1) - 1.
+            base_version: release on which the update was computed.
+            digest: `state_digest` of the released weights at that version.
+
+        Raises:
+            TaskError: wrong shape or dtype.
+            SlotOverflowError: a value exceeds its bits.
+        """
+        self._check_values(values)
+        header = Upload(
+            cfg=self.task.cfg,
+            sender=self.name,
+            sequence=self._state.sequence,
+            base_version=base_version,
+            state_digest=digest,
+        )
+        body = self._cipher.encrypt(values)
+        envelope = seal(header, self._secret.signing, body.parts, prove=body.prove)
+        self._state.sequence += 1
+        return envelope
+
+    def open(self, data: bytes) -> Opened:
+        """Check and open an encoded download.
+
+        Args:
+            data: an encoded `Download` envelope.
+
+        Raises:
+            TransformError: a signature, list, chain or key transform is wrong; nothing
+                was consumed, ask again.
+            ReleaseRejectedError: several releases were merged and their sum does not
+                decode; ask for them singly.
+            WrongTaskError: the download is of another task.
+        """
+        try:
+            download = decode(
+                data, Download, cfg=self.task.cfg, max_bytes=self._max_bytes
+            )
+        except MessageError as error:
+            raise TransformError(f"{error}; nothing was consumed, ask again") from error
+        releases = self._checked_releases(download)
+        uploads = tuple(item for release in releases for item in release.uploads)
+        expired = tuple(item for release in releases for item in release.expired)
+        values = self._decrypt(download, len(uploads), merged=len(releases) > 1)
+        self._state.version = releases[-1].version
+        self._state.chain = releases[-1].chain
+        return Opened(
+            first=releases[0].version,
+            last=releases[-1].version,
+            newest=download.header.version,
+            values=values,
+            uploads=uploads,
+            expired=expired,
+        )
+
+    def _check_values(self, values: npt.NDArray[np.int32]) -> None:
+        expected = (self.task.config.n_values,)
+        if values.shape != expected or values.dtype != np.int32:
+            raise TaskError(
+                f"an update has shape {values.shape} and dtype {values.dtype}, this "
+                f"task takes shape {expected} and dtype int32"
+            )
+        limit = self.task.fixed_point.limit
+        low, high = int(values.min()), int(values.max())
+        if not -limit <= low <= high <= limit:
+            raise SlotOverflowError(
+                f"quantised values lie between {low} and {high}, but "
+                f"{self.task.config.value_bits} bits hold only -{limit} to {limit}; "
+                "quantise with the task's fixed point, which clips"
+            )
+
+    def _checked_releases(self, download: Envelope[Download]) -> list[Release]:
+        roster = self.task.roster
+        if download.header.recipient != self.name:
+            raise TransformError(
+                f"the download is for {download.header.recipient!r}, this is "
+                f"{self.name!r}"
+            )
+        try:
+            download.verify(roster.data_service.signing_key)
+            releases = [self._checked_release(data) for data in self._listed(download)]
+        except (SignatureError, MessageError) as error:
+            raise TransformError(f"{error}; nothing was consumed, ask again") from error
+        version, chain = self._state.version, self._state.chain
+        for release in releases:
+            expected = chain_after(
+                chain,
+                release.version,
+                release.uploads,
+                release.expired,
+                release.commitment,
+            )
+            if release.version != version + 1 or release.previous != chain:
+                raise TransformError(
+                    f"release {release.version} does not follow release {version} as "
+                    "this participant has it; ask again from there"
+                )
+            if release.chain != expected:
+                raise TransformError(
+                    f"the hash chain of release {release.version} does not recompute"
+                )
+            version, chain = release.version, release.chain
+        if releases[-1].commitment and len(releases) > 1:
+            raise TransformError("releases that commit to their sums are never merged")
+        if releases[-1].commitment != self._cipher.commitment(download.parts):
+            raise TransformError(
+                f"release {version} commits to another sum than the one downloaded: "
+                "somebody shows different sums to different participants"
+            )
+        return releases
+
+    def _listed(self, download: Envelope[Download]) -> tuple[bytes, ...]:
+        if not download.header.releases:
+            raise MessageError("a download names at least one release")
+        return download.header.releases
+
+    def _checked_release(self, data: bytes) -> Release:
+        envelope = decode(data, Release, cfg=self.task.cfg, max_bytes=0)
+        envelope.verify(self.task.roster.key_transform.signing_key)
+        release = envelope.header
+        identities = {item.name for item in release.uploads}
+        config = self.task.config
+        if len(identities) < config.min_contributions:
+            raise TransformError(
+                f"release {release.version} sums uploads of {len(identities)} "
+                f"identities, the task promises at least {config.min_contributions}"
+            )
+        return release
+
+    def _decrypt(
+        self, download: Envelope[Download], count: int, *, merged: bool
+    ) -> npt.NDArray[np.int64] | None:
+        try:
+            return self._cipher.decrypt(download.parts, count)
+        except (ChecksumError, SlotOverflowError) as error:
+            if merged:
+                raise ReleaseRejectedError(
+                    f"the merged releases do not decode ({error}); ask for them singly"
+                ) from error
+            return None
+        except (CryptoError, MessageError) as error:
+            raise TransformError(
+                f"the download does not open ({error}); nothing was consumed, ask again"
+            ) from error

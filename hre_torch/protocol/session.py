@@ -1,0 +1,301 @@
+"""A session: one participant, its connection, released weights and pending uploads.
+
+This is what an optimizer holds. It works on integers at scale 2^f only:
+
+    weights in use = released weights + all own updates not yet released or expired
+
+and an own update is subtracted exactly when a release that contains it is added, or
+when an expiry drops it, so that nothing of one's own is lost or counted twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from hre_torch.encoding.fixed_point import FixedPoint
+from hre_torch.errors import (
+    AggregatorError,
+    BackPressure,
+    LayoutError,
+    ReleaseRejectedError,
+    TransformError,
+)
+from hre_torch.observer import Observer, silent
+from hre_torch.protocol.aggregator import Aggregator
+from hre_torch.protocol.envelope import decode
+from hre_torch.protocol.messages import Ack
+from hre_torch.protocol.participant import (
+    LearningParticipant,
+    Opened,
+    ParticipantState,
+)
+from hre_torch.protocol.task import Secret, Task, state_digest
+from hre_torch.protocol.workers import Workers
+
+__all__ = ["Session", "SessionState", "Statistics"]
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What a session has done so far; bytes are those that crossed the aggregator."""
+
+    pushes: int = 0
+    pulls: int = 0
+    releases: int = 0
+    rejected: int = 0
+    expired: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+class SessionState(msgspec.Struct):
+    """Everything a session needs to go on after a restart, keys aside.
+
+    Arrays are little-endian: `released` int64, each pending update int32.
+    """
+
+    participant: ParticipantState
+    released: bytes
+    pending: dict[int, bytes]
+    latest_version: int
+    statistics: Statistics
+
+
+class Session:
+    """One participant's view of a task.
+
+    Args:
+        task: the task.
+        secret: this participant's keys.
+        aggregator: connection to the DSP; closed with the session.
+        initial: weights that the task starts from, int64, shape `(n_values,)`.
+        workers: where block-wise arithmetic runs.
+        observe: told of the phases `encrypt`, `submit`, `fetch` and `open`.
+        state: where an earlier session of the same participant stopped.
+
+    Raises:
+        LayoutError: `initial` is not the vector that the task starts from.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        secret: Secret,
+        aggregator: Aggregator,
+        initial: npt.NDArray[np.int64],
+        *,
+        workers: Workers | None = None,
+        observe: Observer = silent,
+        state: SessionState | None = None,
+    ) -> None:
+        self.task = task
+        self.name = secret.name
+        self.observe = observe
+        self._aggregator = aggregator
+        self._participant = LearningParticipant(
+            task, secret, workers or Workers(), state.participant if state else None
+        )
+        _check_initial(task, initial)
+        self._released = initial.copy()
+        self._pending: dict[int, npt.NDArray[np.int32]] = {}
+        self._unsent: tuple[int, bytes, npt.NDArray[np.int32]] | None = None
+        self.latest_version = 0
+        self.statistics = Statistics()
+        if state is not None:
+            self._restore(state)
+        self._digest = state_digest(self._released)
+
+    def __repr__(self) -> str:
+        return (
+            f"Session(name={self.name!r}, suite={self.task.config.suite!r}, "
+            f"version={self.version}, pending={self.pending})"
+        )
+
+    @property
+    def version(self) -> int:
+        """Number of releases applied to the released weights."""
+        return self._participant.version
+
+    @property
+    def staleness(self) -> int:
+        """How many releases the DSP is known to be ahead of this session."""
+        return self.latest_version - self.version
+
+    @property
+    def pending(self) -> int:
+        """Own uploads that no release or expiry seen so far contains."""
+        return len(self._pending)
+
+    @property
+    def fixed_point(self) -> FixedPoint:
+        """The task's quantiser."""
+        return self.task.fixed_point
+
+    def released(self) -> npt.NDArray[np.int64]:
+        """Return a copy of the released weights at scale 2^f, shape `(n_values,)`."""
+        return self._released.copy()
+
+    def weights(self) -> npt.NDArray[np.int64]:
+        """Return released weights plus own pending updates, shape `(n_values,)`."""
+        weights = self._released.copy()
+        for values in self._pending.values():
+            weights += self.task.full_size(values)
+        return weights
+
+    def full_size(self, values: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+        """Return an own update at the size at which it is applied locally."""
+        return self.task.full_size(values)
+
+    def push(self, values: npt.NDArray[np.int32]) -> int:
+        """Seal and submit one quantised update.
+
+        Args:
+            values: int32, shape `(n_values,)`, |q| <= 2^(b-1) - 1.
+
+        Returns:
+            The upload's sequence number.
+
+        Raises:
+            BackPressure: Q own uploads wait already; nothing was sent or kept.
+            StaleUploadError: the released weights known here are too old; nothing was
+                kept: pull, then push again.
+            AggregatorError: the DSP could not be reached; the sealed bytes are kept
+                and sent again, unchanged, before anything else.
+        """
+        self.resend()
+        limit = self.task.config.pending_limit
+        if self.pending >= limit:
+            raise BackPressure(
+                f"{self.pending} uploads of {self.name!r} may be unreleased, "
+                f"the task allows {limit}: pull to learn what was released, or keep "
+                "accumulating locally"
+            )
+        with self.observe("encrypt"):
+            upload = self._participant.seal(values, self.version, self._digest)
+            data = upload.encode()
+        self._unsent = (upload.header.sequence, data, values.copy())
+        self.resend()
+        return upload.header.sequence
+
+    def resend(self) -> None:
+        """Submit what an `AggregatorError` kept from being acknowledged, if anything.
+
+        Raises:
+            AggregatorError: the DSP still cannot be reached; the bytes are kept.
+            HREError: the DSP refused them; they are dropped.
+        """
+        if self._unsent is None:
+            return
+        sequence, data, values = self._unsent
+        with self.observe("submit"):
+            reply = self._aggregator.submit(data)
+        self._unsent = None
+        self.statistics.bytes_up += len(data)
+        ack = decode(reply, Ack, cfg=self.task.cfg, max_bytes=0)
+        ack.verify(self.task.roster.data_service.signing_key)
+        self._pending[sequence] = values
+        self.latest_version = max(self.latest_version, ack.header.version)
+        self.statistics.pushes += 1
+
+    def pull(self) -> list[Opened]:
+        """Fetch, open and apply every release that is new here.
+
+        Returns:
+            What was opened, oldest first; empty when there was nothing new.
+
+        Raises:
+            TransformError: a download is wrong; what came before it is applied, nothing
+                of it is, and asking again is safe.
+            AggregatorError: the DSP could not be reached.
+        """
+        self.statistics.pulls += 1
+        opened: list[Opened] = []
+        try:
+            self._pull(opened, merge=True)
+        except ReleaseRejectedError:
+            self._pull(opened, merge=False)
+        return opened
+
+    def state(self) -> SessionState:
+        """Return everything that a restart needs, keys aside.
+
+        Raises:
+            AggregatorError: an upload is sealed but not acknowledged; resend it first.
+        """
+        if self._unsent is not None:
+            raise AggregatorError(
+                f"an upload of {self.name!r} is not acknowledged yet; call resend() "
+                "before saving the session"
+            )
+        return SessionState(
+            participant=self._participant.state(),
+            released=self._released.astype("<i8").tobytes(),
+            pending={n: q.astype("<i4").tobytes() for n, q in self._pending.items()},
+            latest_version=self.latest_version,
+            statistics=self.statistics,
+        )
+
+    def close(self) -> None:
+        """Close the connection to the DSP."""
+        self._aggregator.close()
+
+    def _pull(self, opened: list[Opened], *, merge: bool) -> None:
+        downloads = self._aggregator.fetch(self.version, merge=merge)
+        while True:
+            with self.observe("fetch"):
+                data = next(downloads, None)
+            if data is None:
+                return
+            self.statistics.bytes_down += len(data)
+            with self.observe("open"):
+                opened.append(self._participant.open(data))
+            self._apply(opened[-1])
+
+    def _apply(self, opened: Opened) -> None:
+        if opened.values is None:
+            self.statistics.rejected += 1
+        else:
+            self._released += opened.values
+            self._digest = state_digest(self._released)
+        for item in opened.uploads:
+            if item.name == self.name:
+                self._drop(item.sequence)
+        for item in opened.expired:
+            if item.name == self.name:
+                self._drop(item.sequence)
+                self.statistics.expired += 1
+        self.statistics.releases += opened.last - opened.first + 1
+        self.latest_version = max(self.latest_version, opened.newest)
+
+    def _drop(self, sequence: int) -> None:
+        if self._pending.pop(sequence, None) is None:
+            raise TransformError(
+                f"a release names upload {sequence} of {self.name!r}, which this "
+                "session does not have pending: resume from its newest saved state"
+            )
+
+    def _restore(self, state: SessionState) -> None:
+        self._released = np.frombuffer(state.released, dtype="<i8").astype(np.int64)
+        self._pending = {
+            number: np.frombuffer(values, dtype="<i4").astype(np.int32)
+            for number, values in state.pending.items()
+        }
+        self.latest_version = state.latest_version
+        self.statistics = state.statistics
+
+
+def _check_initial(task: Task, initial: npt.NDArray[np.int64]) -> None:
+    if initial.shape != (task.config.n_values,) or initial.dtype != np.int64:
+        raise LayoutError(
+            f"initial weights have shape {initial.shape} and dtype {initial.dtype}; "
+            f"the task takes shape {(task.config.n_values,)} and dtype int64"
+        )
+    if state_digest(initial) != task.config.initial_digest:
+        raise LayoutError(
+            "the initial weights are not those the task starts from (their hash "
+            "differs): load the file that was published with the task"
+        )

@@ -1,0 +1,235 @@
+"""What a suite is: the cryptography behind the roles, and nothing of their bookkeeping.
+
+The roles (`participant.py`, `data_service.py`, `key_transform.py`) keep ledgers, check
+signatures and pass messages; whatever depends on the suite sits behind three small
+ciphers, one per role. A third party adds a suite by subclassing `Suite` and registering
+it in `hre_torch.protocol.suites.SUITES`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from hre_torch.crypto.entropy import SYSTEM_ENTROPY, Entropy
+from hre_torch.crypto.modulus import Parameters
+from hre_torch.crypto.signatures import SigningKey
+from hre_torch.errors import MessageError, TaskError
+from hre_torch.protocol.ciphers import (
+    Body,
+    DataServiceCipher,
+    KeyTransformCipher,
+    ParticipantCipher,
+)
+from hre_torch.protocol.task import (
+    DATA_SERVICE,
+    KEY_TRANSFORM,
+    KeyCard,
+    Role,
+    Roster,
+    Secret,
+    Task,
+)
+from hre_torch.protocol.workers import Workers
+
+__all__ = ["Plan", "Suite", "Workload", "new_identity"]
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What `Suite.plan` needs to know before any key exists.
+
+    Attributes:
+        n_values: length of the flat vector.
+        participants: how many take part.
+        value_bits: `b`.
+        max_additions: `K`.
+    """
+
+    n_values: int
+    participants: int
+    value_bits: int
+    max_additions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Predicted cost of one upload and of one download by one recipient.
+
+    Attributes:
+        plaintexts: packed plaintexts per upload (0 where nothing is packed).
+        upload_bytes: body of one upload.
+        download_bytes: body of one download.
+        server_bytes: what the two servers exchange for one recipient.
+        multiplications: phase to number of modular multiplications mod n^2.
+        table_bytes: role to memory of its fixed-base tables.
+        words: Ring-LWE words per upload, in the suite that masks with them.
+    """
+
+    plaintexts: int
+    upload_bytes: int
+    download_bytes: int
+    server_bytes: int
+    multiplications: Mapping[str, int] = field(default_factory=dict)
+    table_bytes: Mapping[str, int] = field(default_factory=dict)
+    words: int = 0
+
+
+class Suite(ABC):
+    """The cryptography of one protocol.
+
+    Attributes:
+        name: what `TaskConfig.suite` says.
+        protects: one sentence on what it protects against, for people.
+        merges: whether consecutive releases may be opened as one sum.
+        least_contributions: smallest `t` that the suite allows.
+        default_max_additions: K where nobody chose one.
+        forwarded: indices of the upload's parts that the KTS gets as well.
+    """
+
+    name: ClassVar[str]
+    protects: ClassVar[str]
+    merges: ClassVar[bool] = True
+    least_contributions: ClassVar[int] = 1
+    default_max_additions: ClassVar[int] = 256
+    forwarded: ClassVar[tuple[int, ...]] = ()
+
+    def default_contributions(self, participants: int) -> int:
+        """Return t where nobody chose one: 1, or max(3, ceil(P/2)) if t matters."""
+        if self.least_contributions == 1:
+            return 1
+        return max(self.least_contributions, math.ceil(participants / 2))
+
+    @abstractmethod
+    def plan(self, parameters: Parameters, workload: Workload) -> Plan:
+        """Predict bytes, multiplications and table memory."""
+
+    @abstractmethod
+    def keygen(
+        self,
+        role: Role,
+        name: str,
+        parameters: Parameters,
+        entropy: Entropy = SYSTEM_ENTROPY,
+    ) -> tuple[Secret, KeyCard]:
+        """Make one role's keys; the secret stays with the role."""
+
+    @abstractmethod
+    def joint_key(
+        self, secret: Secret, own: KeyCard, other: KeyCard, parameters: Parameters
+    ) -> tuple[bytes, ...]:
+        """Return the joint key as one server computes it from both cards."""
+
+    def setup(
+        self,
+        names: Sequence[str],
+        parameters: Parameters,
+        *,
+        operator: bytes,
+        entropy: Entropy = SYSTEM_ENTROPY,
+    ) -> tuple[dict[str, Secret], Roster]:
+        """Make everybody's keys in one place: for a federation in one process.
+
+        Args:
+            names: the participants.
+            parameters: the modulus profile.
+            operator: Ed25519 public key of whoever will sign the task.
+            entropy: source of all keys.
+
+        Returns:
+            Secrets by name (the servers' names are `"dsp"` and `"kts"`), and the
+            roster, in which both servers' computations of the joint key agree.
+
+        Raises:
+            TaskError: the servers compute different joint keys.
+        """
+        made = {
+            DATA_SERVICE: self.keygen("dsp", DATA_SERVICE, parameters, entropy),
+            KEY_TRANSFORM: self.keygen("kts", KEY_TRANSFORM, parameters, entropy),
+        }
+        for name in names:
+            made[name] = self.keygen("participant", name, parameters, entropy)
+        dsp_secret, dsp_card = made[DATA_SERVICE]
+        kts_secret, kts_card = made[KEY_TRANSFORM]
+        joint = self.joint_key(dsp_secret, dsp_card, kts_card, parameters)
+        if joint != self.joint_key(kts_secret, kts_card, dsp_card, parameters):
+            raise TaskError(
+                "the two servers publish different joint keys: one of the key cards "
+                "was exchanged or damaged; make and compare them again"
+            )
+        cards = tuple(made[name][1] for name in names)
+        roster = Roster(operator, dsp_card, kts_card, cards, joint)
+        return {name: secret for name, (secret, _) in made.items()}, roster
+
+    def check(self, task: Task) -> None:
+        """Check the rules that only this suite has.
+
+        Raises:
+            TaskError: the task breaks one.
+        """
+        t = task.config.min_contributions
+        if t < self.least_contributions:
+            raise TaskError(
+                f"suite {self.name!r} needs min_contributions (t) of at least "
+                f"{self.least_contributions}, not {t}: with fewer, a sum minus one's "
+                "own update shows another participant's"
+            )
+
+    def check_forwarded(self, task: Task, body: Body) -> None:
+        """Check what the KTS gets of an upload, without any secret: for audits.
+
+        Raises:
+            MessageError, InvalidElementError, ProofError: it does not verify.
+        """
+        if body.parts or body.proof:
+            raise MessageError(
+                f"suite {self.name!r} forwards nothing of an upload, but there are "
+                f"{len(body.parts)} parts and {len(body.proof)} octets of proof"
+            )
+
+    @abstractmethod
+    def upload_sizes(self, task: Task) -> tuple[int, ...]:
+        """Return the exact size of every part of an upload, for checks before work."""
+
+    def max_message_bytes(self, task: Task) -> int:
+        """Return the most body bytes that any message of this task may have."""
+        plan = self.plan(
+            task.parameters,
+            Workload(
+                task.config.n_values,
+                len(task.roster.participants),
+                task.config.value_bits,
+                task.config.max_additions,
+            ),
+        )
+        return max(plan.upload_bytes, plan.download_bytes, plan.server_bytes)
+
+    @abstractmethod
+    def participant(
+        self, task: Task, secret: Secret, workers: Workers
+    ) -> ParticipantCipher:
+        """Return the participant's half of the suite."""
+
+    @abstractmethod
+    def data_service(
+        self, task: Task, secret: Secret, workers: Workers
+    ) -> DataServiceCipher[Any]:
+        """Return the DSP's half of the suite."""
+
+    @abstractmethod
+    def key_transform(
+        self, task: Task, secret: Secret, workers: Workers
+    ) -> KeyTransformCipher[Any]:
+        """Return the KTS's half of the suite."""
+
+
+def new_identity(
+    role: Role, name: str, public: tuple[bytes, ...], material: bytes, entropy: Entropy
+) -> tuple[Secret, KeyCard]:
+    """Return a secret with a fresh signing key, and its card."""
+    signing = SigningKey.generate(entropy)
+    card = KeyCard(role, name, signing.public, public)
+    return Secret(role, name, signing, material), card

@@ -1,0 +1,225 @@
+"""Suite `hybrid`: `gated` for a short secret, one-time Ring-LWE for everything else.
+
+An update is masked by words `c = a s + e + Delta m mod 2^32`; only the 2,048 small
+numbers of `s` go through the key layer, which is suite `gated` itself. The DSP adds
+words, and the KTS's work does not depend on the size of the model at all. A release
+carries the hash of the sum of words, so that nobody can be shown another sum than
+everybody else. `ring_lwe` and `ring_parameters` in `crypto/` hold the mathematics.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from hre_torch.crypto.modulus import Parameters
+from hre_torch.crypto.negacyclic import RING_DIMENSION
+from hre_torch.crypto.ring_expansion import shared_expansion
+from hre_torch.crypto.ring_lwe import accumulate, mask, unmask
+from hre_torch.crypto.ring_parameters import RingParameters, choose_ring_parameters
+from hre_torch.errors import ChecksumError, DecryptionError, MessageError
+from hre_torch.protocol.ciphers import (
+    Body,
+    DataServiceCipher,
+    KeyTransformCipher,
+    ParticipantCipher,
+    Parts,
+    SealedBody,
+)
+from hre_torch.protocol.suite import Plan, Workload
+from hre_torch.protocol.suites.gated import (
+    GatedDataService,
+    GatedKeyTransform,
+    GatedParticipant,
+    GatedSuite,
+    GatedSum,
+    checked_heads,
+)
+from hre_torch.protocol.suites.keys import LaneTask
+from hre_torch.protocol.task import Secret, Task
+from hre_torch.protocol.workers import Workers
+
+__all__ = ["SUITE", "HybridSuite"]
+
+_SECRET_BITS: Final = 7
+"""A secret is a sum of Gaussian numbers |s| <= 63: seven bits with sign."""
+_KEY_PARTS: Final = 2
+
+Words = npt.NDArray[np.uint32]
+
+
+def _key_layer(task: Task) -> LaneTask:
+    return LaneTask(task, value_bits=_SECRET_BITS, n_values=RING_DIMENSION)
+
+
+def _ring(task: Task) -> RingParameters:
+    return RingParameters(task.config.value_bits, task.config.max_additions)
+
+
+def _words(parts: Parts, expected: int, *, what: str) -> Words:
+    if len(parts) != _KEY_PARTS + 1 or len(parts[-1]) != 4 * expected:
+        raise MessageError(
+            f"{what} has {_KEY_PARTS} parts of keys and one of {4 * expected} octets "
+            f"of words, this one has parts of {[len(p) for p in parts]} octets"
+        )
+    return np.frombuffer(parts[-1], dtype="<u4").astype(np.uint32, copy=False)
+
+
+class _Participant(ParticipantCipher):
+    def __init__(self, task: Task, secret: Secret, workers: Workers) -> None:
+        self._keys = GatedParticipant(_key_layer(task), secret, workers)
+        self._ring = _ring(task)
+        self._expansion = shared_expansion(task.cfg)
+        self._n_values = task.config.n_values
+        self._doubted: bytes | None = None
+
+    def encrypt(self, values: npt.NDArray[np.int32]) -> SealedBody:
+        masked = mask(values, self._ring, self._expansion)
+        keys = self._keys.encrypt(masked.secret.astype(np.int32))
+        words = masked.words.astype("<u4", copy=False).tobytes()
+        return SealedBody((*keys.parts, words), keys.prove)
+
+    def decrypt(self, parts: Parts, count: int) -> npt.NDArray[np.int64]:
+        total = _words(parts, self._ring.words(self._n_values), what="a download")
+        secret = self._keys.decrypt(parts[:_KEY_PARTS], count)
+        try:
+            return unmask(
+                total, secret, count, self._n_values, self._ring, self._expansion
+            )
+        except DecryptionError as error:
+            self._doubt(secret, error)
+            raise
+
+    def commitment(self, parts: Parts) -> bytes:
+        return hashlib.sha256(parts[-1]).digest()
+
+    def _doubt(self, secret: npt.NDArray[np.int64], error: DecryptionError) -> None:
+        """Decide whose fault noise beyond its bound is.
+
+        A key transform that shifted the secret is worth asking again for; if a second,
+        independent one opens to the same secret, an upload was not honest, and then the
+        release itself is at fault.
+        """
+        seen = hashlib.sha256(secret.tobytes()).digest()
+        if seen == self._doubted:
+            raise ChecksumError(
+                "the noise of a release exceeds 10 eta sqrt(count), and asking again "
+                "gave the same secret: an upload in it was not masked honestly"
+            ) from error
+        self._doubted = seen
+
+
+@dataclass(slots=True)
+class HybridSum:
+    """Sum of key layers and sum of words."""
+
+    keys: GatedSum
+    words: Words
+
+
+class _DataService(DataServiceCipher[HybridSum]):
+    def __init__(self, task: Task, secret: Secret, workers: Workers) -> None:
+        self._keys = GatedDataService(_key_layer(task), secret, workers)
+        self._n_words = _ring(task).words(task.config.n_values)
+
+    def load(self, body: Body) -> HybridSum:
+        words = _words(body.parts, self._n_words, what="an upload")
+        keys = Body(body.parts[:_KEY_PARTS], body.header, body.proof)
+        return HybridSum(self._keys.load(keys), words)
+
+    def add(self, totals: Sequence[HybridSum]) -> HybridSum:
+        words = totals[0].words.copy()
+        for other in totals[1:]:
+            accumulate(words, other.words)
+        return HybridSum(self._keys.add([total.keys for total in totals]), words)
+
+    def commitment(self, total: HybridSum) -> bytes:
+        return hashlib.sha256(total.words.astype("<u4", copy=False).data).digest()
+
+    def begin(self, total: HybridSum, recipient: str) -> tuple[Parts, Any]:
+        request, kept = self._keys.begin(total.keys, recipient)
+        return request, (kept, total.words)
+
+    def finish(self, kept: Any, reply: Parts) -> Parts:
+        shares, words = kept
+        return (*self._keys.finish(shares, reply), words.astype("<u4").tobytes())
+
+    def dump(self, total: HybridSum) -> Parts:
+        return (*self._keys.dump(total.keys), total.words.astype("<u4").tobytes())
+
+    def restore(self, parts: Parts) -> HybridSum:
+        words = _words(parts, self._n_words, what="a stored sum")
+        return HybridSum(self._keys.restore(parts[:_KEY_PARTS]), words)
+
+
+class HybridSuite(GatedSuite):
+    """The fast one: heavy cryptography no longer depends on the model's size."""
+
+    name = "hybrid"
+    default_max_additions: ClassVar[int] = 64
+
+    def plan(self, parameters: Parameters, workload: Workload) -> Plan:
+        """Predict cost: that of `gated` for one secret, and four bytes per word."""
+        secret = Workload(
+            RING_DIMENSION, workload.participants, _SECRET_BITS, workload.max_additions
+        )
+        keys = super().plan(parameters, secret)
+        ring = RingParameters(workload.value_bits, workload.max_additions)
+        words = 4 * ring.words(workload.n_values)
+        return Plan(
+            plaintexts=keys.plaintexts,
+            upload_bytes=keys.upload_bytes + words,
+            download_bytes=keys.download_bytes + words,
+            server_bytes=keys.server_bytes,
+            multiplications=keys.multiplications,
+            table_bytes=keys.table_bytes,
+            words=ring.words(workload.n_values),
+        )
+
+    def check(self, task: Task) -> None:
+        """Check what `gated` checks, and that b and K fit the ring.
+
+        Raises:
+            TaskError: one of them is wrong; says which b and K would fit.
+        """
+        super().check(task)
+        choose_ring_parameters(
+            task.config.n_values,
+            value_bits=task.config.value_bits,
+            max_additions=task.config.max_additions,
+        )
+
+    def check_forwarded(self, task: Task, body: Body) -> None:
+        """Verify the proof of an upload for the heads of its key layer."""
+        checked_heads(body, _key_layer(task).layout)
+
+    def upload_sizes(self, task: Task) -> tuple[int, ...]:
+        """Heads, lanes, words."""
+        words = 4 * _ring(task).words(task.config.n_values)
+        return (*_key_layer(task).layout.part_sizes, words)
+
+    def participant(
+        self, task: Task, secret: Secret, workers: Workers
+    ) -> ParticipantCipher:
+        """Return the participant's half."""
+        return _Participant(task, secret, workers)
+
+    def data_service(
+        self, task: Task, secret: Secret, workers: Workers
+    ) -> DataServiceCipher[Any]:
+        """Return the DSP's half."""
+        return _DataService(task, secret, workers)
+
+    def key_transform(
+        self, task: Task, secret: Secret, workers: Workers
+    ) -> KeyTransformCipher[Any]:
+        """Return the KTS's half: that of `gated`, for the secrets alone."""
+        return GatedKeyTransform(_key_layer(task), secret, workers)
+
+
+SUITE: Final = HybridSuite()

@@ -1,0 +1,73 @@
+"""Where block-wise arithmetic runs: in this thread, or in any executor."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from itertools import pairwise
+from typing import Any, TypeVar
+
+from hre_torch.errors import ConfigurationError
+
+__all__ = ["Workers"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Workers:
+    """Maps pure functions over blocks, split into as many chunks as there are workers.
+
+    Functions and arguments must pickle when the executor runs processes. A process
+    pool is forked when it is first used, so that fixed-base tables made before that
+    are shared with the workers and not built again.
+
+    Args:
+        executor: any `concurrent.futures.Executor`, or None for this thread.
+        count: how many chunks to split work into; the executor's parallelism.
+    """
+
+    def __init__(self, executor: Executor | None = None, count: int = 1) -> None:
+        if count < 1:
+            raise ConfigurationError(f"workers must be at least 1, not {count}")
+        self._executor = executor
+        self.count = count if executor is not None else 1
+
+    @classmethod
+    def processes(cls, count: int) -> Workers:
+        """Return `count` worker processes; one means this very thread.
+
+        Raises:
+            ConfigurationError: `count` is below 1.
+        """
+        if count <= 1:
+            return cls(count=count)
+        methods = multiprocessing.get_all_start_methods()
+        context = multiprocessing.get_context("fork" if "fork" in methods else None)
+        return cls(ProcessPoolExecutor(count, mp_context=context), count)
+
+    def map(
+        self, function: Callable[..., Result], items: Sequence[Item], *shared: Any
+    ) -> list[Result]:
+        """Return `[function(item, *shared) for item in items]`, perhaps in parallel."""
+        chunks = min(self.count, len(items))
+        if self._executor is None or chunks <= 1:
+            return _map_chunk(function, items, shared)
+        bounds = [len(items) * i // chunks for i in range(chunks + 1)]
+        futures = [
+            self._executor.submit(_map_chunk, function, items[low:high], shared)
+            for low, high in pairwise(bounds)
+        ]
+        return [result for future in futures for result in future.result()]
+
+    def close(self) -> None:
+        """End the executor, if there is one."""
+        if self._executor is not None:
+            self._executor.shutdown()
+
+
+def _map_chunk(
+    function: Callable[..., Result], items: Sequence[Item], shared: tuple[Any, ...]
+) -> list[Result]:
+    return [function(item, *shared) for item in items]

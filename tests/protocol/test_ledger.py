@@ -1,0 +1,265 @@
+"""The ledger's rules, one by one and under random histories."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hre_torch.errors import (
+    BackPressure,
+    EquivocationError,
+    ReleaseError,
+    StaleUploadError,
+)
+from hre_torch.protocol.ledger import Entry, Ledger
+from hre_torch.protocol.task import TaskConfig
+
+NAMES = ("a", "b", "c")
+
+
+def config(**changes) -> TaskConfig:
+    values = {
+        "suite": "plain",
+        "profile": "toy-insecure",
+        "parameters_digest": b"",
+        "max_additions": 6,
+        "min_contributions": 2,
+        "staleness_bound": 2,
+        "pending_limit": 2,
+        "combine": "sum",
+        "n_params": 1,
+        "layout_digest": b"",
+        "initial_digest": b"",
+        "roster_digest": b"",
+    }
+    return TaskConfig(**(values | changes))
+
+
+def digest_of(name: str, sequence: int) -> bytes:
+    return hashlib.sha256(f"{name}{sequence}".encode()).digest()
+
+
+def entry_of(
+    name: str,
+    sequence: int,
+    base: int = 0,
+    *,
+    model: bytes = b"",
+    digest: bytes | None = None,
+) -> Entry:
+    if digest is None:
+        digest = digest_of(name, sequence)
+    return Entry(name, sequence, base, model, digest)
+
+
+def enter(ledger: Ledger, name: str, sequence: int, base: int | None = None) -> bytes:
+    entry = entry_of(name, sequence, ledger.version if base is None else base)
+    ledger.enter(entry)
+    ledger.accept(entry.digest)
+    return entry.digest
+
+
+def release(ledger: Ledger) -> None:
+    proposal = ledger.propose()
+    assert proposal is not None
+    ledger.release(proposal)
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger(config(), NAMES)
+
+
+def test_nothing_is_proposed_before_t_identities_have_accepted_uploads(ledger):
+    enter(ledger, "a", 0)
+    enter(ledger, "a", 1)
+    assert ledger.propose() is None
+    ledger.enter(entry_of("b", 0))
+    assert ledger.propose() is None
+    ledger.accept(digest_of("b", 0))
+    proposal = ledger.propose()
+    assert [entry.listed().name for entry in proposal.uploads] == ["a", "a", "b"]
+
+
+def test_the_same_upload_twice_is_one_entry(ledger):
+    assert ledger.enter(entry_of("a", 0)) is ledger.enter(entry_of("a", 0))
+    assert len(ledger.unreleased()) == 1
+
+
+def test_another_upload_with_the_same_number_is_equivocation(ledger):
+    enter(ledger, "a", 0)
+    with pytest.raises(EquivocationError, match="identical bytes"):
+        ledger.enter(entry_of("a", 0, digest=b"other"))
+
+
+def test_a_number_before_the_newest_is_refused(ledger):
+    enter(ledger, "a", 5)
+    with pytest.raises(EquivocationError, match="continue with 6"):
+        ledger.enter(entry_of("a", 4))
+
+
+def test_a_stranger_is_refused(ledger):
+    with pytest.raises(ReleaseError, match="not in the roster"):
+        ledger.enter(entry_of("mallory", 0))
+
+
+def test_more_than_q_unreleased_uploads_are_refused_until_a_release(ledger):
+    enter(ledger, "a", 0)
+    enter(ledger, "a", 1)
+    with pytest.raises(BackPressure, match="2 unreleased"):
+        enter(ledger, "a", 2)
+    enter(ledger, "b", 0)
+    release(ledger)
+    enter(ledger, "a", 2)
+
+
+@pytest.mark.parametrize("base", [-1, 1])
+def test_weights_from_the_future_or_before_the_start_are_refused(ledger, base):
+    ledger = Ledger(config(staleness_bound=0), NAMES)
+    with pytest.raises(StaleUploadError, match="pull"):
+        enter(ledger, "a", 0, base=base)
+
+
+def test_an_upload_that_grew_too_old_expires_with_the_next_release(ledger):
+    old = enter(ledger, "c", 0)
+    for sequence in range(4):
+        enter(ledger, "a", sequence)
+        enter(ledger, "b", sequence)
+        proposal = ledger.propose()
+        kept = tuple(entry for entry in proposal.uploads if entry.name != "c")
+        ledger.release(type(proposal)(kept, proposal.expired))
+    assert ledger.find(old).status == "expired"
+    assert ledger.find(old).version == 4
+
+
+def test_a_list_with_a_stale_upload_is_refused(ledger):
+    old = enter(ledger, "c", 0)
+    for sequence in range(3):
+        uploads = [enter(ledger, "a", sequence), enter(ledger, "b", sequence)]
+        ledger.release(ledger.check(sequence + 1, uploads, []))
+    uploads = [enter(ledger, "a", 3), old]
+    with pytest.raises(ReleaseError, match="must be expired"):
+        ledger.check(4, uploads, [])
+
+
+def test_a_fresh_upload_cannot_be_declared_expired(ledger):
+    uploads = [enter(ledger, "a", 0), enter(ledger, "b", 0)]
+    victim = enter(ledger, "c", 0)
+    with pytest.raises(ReleaseError, match="must be released"):
+        ledger.check(1, uploads, [victim])
+
+
+@pytest.mark.parametrize(
+    ("pick", "reason"),
+    [
+        (lambda u: (2, u, []), "next release is version 1"),
+        (lambda u: (1, [u[0], u[0], u[1]], []), "twice"),
+        (lambda u: (1, u, [u[0]]), "twice"),
+        (lambda u: (1, u[:1], []), "distinct identities"),
+        (lambda u: (1, [*u, b"unknown"], []), "never entered"),
+    ],
+)
+def test_a_list_that_breaks_a_rule_is_refused_and_changes_nothing(ledger, pick, reason):
+    uploads = [enter(ledger, "a", 0), enter(ledger, "b", 0)]
+    with pytest.raises(ReleaseError, match=reason):
+        ledger.check(*pick(uploads))
+    assert ledger.version == 0
+    release(ledger)
+
+
+def test_a_pending_upload_cannot_be_released(ledger):
+    accepted = enter(ledger, "a", 0)
+    ledger.enter(entry_of("b", 0))
+    with pytest.raises(ReleaseError, match="is pending"):
+        ledger.check(1, [accepted, digest_of("b", 0)], [])
+
+
+def test_an_upload_is_never_released_twice(ledger):
+    uploads = [enter(ledger, "a", 0), enter(ledger, "b", 0)]
+    ledger.release(ledger.check(1, uploads, []))
+    with pytest.raises(ReleaseError, match="released in version 1"):
+        ledger.check(2, uploads, [])
+
+
+def test_more_than_k_uploads_wait_for_the_next_release():
+    ledger = Ledger(config(max_additions=3, pending_limit=3), NAMES)
+    enter(ledger, "a", 0)
+    enter(ledger, "a", 1)
+    enter(ledger, "b", 0)
+    enter(ledger, "c", 0)
+    assert len(ledger.propose().uploads) == 3
+    with pytest.raises(ReleaseError, match="at most K = 3"):
+        ledger.check(1, [entry.digest for entry in ledger.unreleased()], [])
+
+
+def test_a_restored_ledger_goes_on_where_the_first_stopped(ledger):
+    enter(ledger, "a", 0)
+    enter(ledger, "b", 0)
+    release(ledger)
+    enter(ledger, "a", 1)
+    encoded = msgspec.msgpack.encode(ledger.state())
+    state = msgspec.msgpack.decode(encoded, type=type(ledger.state()))
+    restored = Ledger(config(), NAMES, state)
+    for each in (ledger, restored):
+        enter(each, "b", 1)
+        release(each)
+    assert restored.chain == ledger.chain
+    assert restored.state() == ledger.state()
+    with pytest.raises(EquivocationError):
+        restored.enter(entry_of("a", 0, digest=b"replayed"))
+
+
+def test_a_list_that_mixes_two_models_of_one_version_is_refused(ledger):
+    uploads = [enter(ledger, "a", 0), enter(ledger, "b", 0)]
+    ledger.release(ledger.check(1, uploads, []))
+    mixed = [
+        ledger.enter(entry_of("a", 1, 1, model=b"one")).digest,
+        ledger.enter(entry_of("b", 1, 1, model=b"two")).digest,
+    ]
+    for digest in mixed:
+        ledger.accept(digest)
+    with pytest.raises(ReleaseError, match="another model"):
+        ledger.check(2, mixed, [])
+
+
+def test_an_upload_on_another_initial_model_is_never_proposed(ledger):
+    ledger.accept(ledger.enter(entry_of("a", 0, model=b"forged")).digest)
+    enter(ledger, "b", 0)
+    assert ledger.propose() is None
+
+
+def test_most_identities_decide_which_model_of_a_version_is_released(ledger):
+    ledger.release(ledger.check(1, [enter(ledger, "a", 0), enter(ledger, "b", 0)], []))
+    for name, model in (("c", b"lie"), ("a", b"true"), ("b", b"true")):
+        entry = entry_of(name, 1, 1, model=model)
+        ledger.accept(ledger.enter(entry).digest)
+    assert {entry.name for entry in ledger.propose().uploads} == {"a", "b"}
+
+
+@given(st.lists(st.sampled_from(NAMES), max_size=40), st.integers(1, 3))
+def test_every_release_has_t_identities_and_nothing_is_released_twice(names, t):
+    ledger = Ledger(config(min_contributions=t), NAMES)
+    sequence = dict.fromkeys(NAMES, 0)
+    seen: set[bytes] = set()
+    for name in names:
+        try:
+            enter(ledger, name, sequence[name])
+        except BackPressure:
+            assert len(ledger.unreleased(name)) == 2
+            continue
+        sequence[name] += 1
+        proposal = ledger.propose()
+        if proposal is None:
+            continue
+        digests = {entry.digest for entry in proposal.uploads}
+        assert len({entry.name for entry in proposal.uploads}) >= t
+        assert not digests & seen
+        seen |= digests
+        ledger.release(proposal)
+    waiting = {entry.digest for entry in ledger.unreleased()}
+    assert waiting.isdisjoint(seen)
+    assert len(waiting | seen) == sum(sequence.values())
