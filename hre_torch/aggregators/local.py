@@ -1,0 +1,202 @@
+"""The embedded backend: DSP and KTS in this process, encoded bytes between everybody.
+
+Nothing is passed by reference: every message is encoded, crosses a *link* as bytes and
+is decoded on the other side, exactly as it would be over a network. A tap sees every
+byte of every link.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+import msgspec
+
+from hre_torch.errors import HREError
+from hre_torch.observer import Observer, silent
+from hre_torch.protocol.aggregator import Aggregator
+from hre_torch.protocol.data_service import DataServiceProvider, DataServiceState
+from hre_torch.protocol.envelope import Envelope, Header, decode, refuse
+from hre_torch.protocol.key_transform import KeyTransformServer, KeyTransformState
+from hre_torch.protocol.messages import (
+    Deposit,
+    Receipt,
+    Release,
+    ReleaseOrder,
+    TransformReply,
+    TransformRequest,
+    Upload,
+)
+from hre_torch.protocol.suites import SUITES
+from hre_torch.protocol.task import DATA_SERVICE, KEY_TRANSFORM, Secret, Task
+from hre_torch.protocol.workers import Workers
+
+__all__ = ["LocalAggregator", "LocalServers", "LocalServersState", "Tap"]
+
+Tap = Callable[[str, bytes], None]
+"""Called with the link, such as `"dsp->kts"`, and the bytes that cross it."""
+
+H = TypeVar("H", bound=Header)
+
+
+class LocalServersState(msgspec.Struct):
+    """Everything both servers need to go on after a restart, keys aside."""
+
+    data_service: DataServiceState
+    key_transform: KeyTransformState
+
+
+class LocalServers:
+    """A DSP and a KTS that talk to each other in bytes, inside this process.
+
+    Args:
+        task: the task.
+        secrets: secrets by name; those of `"dsp"` and `"kts"` are used.
+        workers: where block-wise arithmetic runs.
+        observe: told of the servers' phases.
+        state: where earlier servers of the same task stopped.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        secrets: Mapping[str, Secret],
+        *,
+        workers: Workers | None = None,
+        observe: Observer = silent,
+        state: LocalServersState | None = None,
+    ) -> None:
+        workers = workers or Workers()
+        self.task = task
+        self._key = secrets[DATA_SERVICE].signing
+        self._max_bytes = SUITES.get(task.config.suite).max_message_bytes(task)
+        self._data_service = DataServiceProvider(
+            task,
+            secrets[DATA_SERVICE],
+            workers,
+            observe=observe,
+            state=state.data_service if state else None,
+        )
+        self._key_transform = KeyTransformServer(
+            task,
+            secrets[KEY_TRANSFORM],
+            workers,
+            observe=observe,
+            state=state.key_transform if state else None,
+        )
+        self._lock = threading.RLock()
+        self.taps: list[Tap] = []
+        self.on_release: list[Callable[[Release], None]] = []
+
+    @property
+    def version(self) -> int:
+        """Number of releases so far."""
+        return self._data_service.version
+
+    def base_version(self, upload: bytes) -> int:
+        """Return the version that an upload, named by its digest, builds on."""
+        return self._data_service.base_version(upload)
+
+    def submit(self, name: str, upload: bytes) -> bytes:
+        """Carry an upload from participant `name`; return an `Ack` or a `Refusal`."""
+        self._tapped(f"{name}->dsp", upload)
+        with self._lock:
+            try:
+                reply = self._admit(upload)
+            except HREError as error:
+                reply = self._refusal(error)
+        self._tapped(f"dsp->{name}", reply)
+        return reply
+
+    def fetch(self, name: str, since: int, *, merge: bool) -> Iterator[bytes]:
+        """Yield what participant `name` lacks: `Download` messages, or a `Refusal`."""
+        while True:
+            with self._lock:
+                try:
+                    download = self._next_download(name, since, merge=merge)
+                except HREError as error:
+                    download = (since, self._refusal(error))
+            if download is None:
+                return
+            since, data = download
+            self._tapped(f"dsp->{name}", data)
+            yield data
+
+    def state(self) -> LocalServersState:
+        """Return everything that a restart needs, keys aside."""
+        with self._lock:
+            return LocalServersState(
+                self._data_service.state(), self._key_transform.state()
+            )
+
+    def _admit(self, data: bytes) -> bytes:
+        upload = decode(data, Upload, cfg=self.task.cfg, max_bytes=self._max_bytes)
+        deposit = self._cross("dsp->kts", self._data_service.admit(upload), Deposit)
+        receipt = self._key_transform.deposit(deposit)
+        ack = self._data_service.confirm(self._cross("kts->dsp", receipt, Receipt))
+        self._release_if_due()
+        return ack.encode()
+
+    def _release_if_due(self) -> None:
+        order = self._data_service.propose()
+        if order is None:
+            return
+        signed = self._key_transform.approve(
+            self._cross("dsp->kts", order, ReleaseOrder)
+        )
+        release = self._cross("kts->dsp", signed, Release)
+        self._data_service.record(release)
+        for listener in self.on_release:
+            listener(release.header)
+
+    def _next_download(
+        self, name: str, since: int, *, merge: bool
+    ) -> tuple[int, bytes] | None:
+        wanted = self._data_service.next_range(name, since, merge=merge)
+        if wanted is None:
+            return None
+        request = self._data_service.begin(name, *wanted)
+        reply = self._key_transform.transform(
+            self._cross("dsp->kts", request, TransformRequest)
+        )
+        download = self._data_service.finish(
+            self._cross("kts->dsp", reply, TransformReply)
+        )
+        return wanted[1], download.encode()
+
+    def _cross(self, link: str, envelope: Envelope[H], kind: type[H]) -> Envelope[H]:
+        data = envelope.encode()
+        self._tapped(link, data)
+        return decode(data, kind, cfg=self.task.cfg, max_bytes=self._max_bytes)
+
+    def _refusal(self, error: HREError) -> bytes:
+        return refuse(error, cfg=self.task.cfg, sender=DATA_SERVICE, key=self._key)
+
+    def _tapped(self, link: str, data: bytes) -> None:
+        for tap in self.taps:
+            tap(link, data)
+
+
+class LocalAggregator(Aggregator):
+    """One participant's connection to servers in the same process.
+
+    Args:
+        name: the participant.
+        servers: the embedded servers.
+    """
+
+    def __init__(self, name: str, *, servers: LocalServers) -> None:
+        self._name = name
+        self._servers = servers
+
+    def submit(self, upload: bytes) -> bytes:
+        """Hand the bytes of an upload to the DSP."""
+        return self._servers.submit(self._name, upload)
+
+    def fetch(self, since: int, *, merge: bool = True) -> Iterator[bytes]:
+        """Yield what is new for this participant."""
+        return self._servers.fetch(self._name, since, merge=merge)
+
+    def close(self) -> None:
+        """Nothing to give back: the servers outlive their connections."""
