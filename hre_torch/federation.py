@@ -1,0 +1,317 @@
+"""A whole federation in one process: servers, participants, everybody's keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Final, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from hre_torch.aggregators import AGGREGATORS
+from hre_torch.aggregators.local import LocalServers, LocalServersState
+from hre_torch.crypto.modulus import load_profile
+from hre_torch.crypto.signatures import SigningKey
+from hre_torch.errors import TaskError
+from hre_torch.observer import Observer, silent
+from hre_torch.optim.flatten import Buffers, FlatView, Layout
+from hre_torch.protocol.session import Session, SessionState
+from hre_torch.protocol.suites import SUITES
+from hre_torch.protocol.task import (
+    Role,
+    Roster,
+    Secret,
+    Task,
+    TaskConfig,
+    sign_task,
+    state_digest,
+)
+from hre_torch.protocol.workers import Workers
+from hre_torch.registry import nearest
+
+__all__ = ["DEFAULT_PROFILE", "DEFAULT_SUITE", "Federation", "FederationState"]
+
+DEFAULT_SUITE: Final = "paper"
+DEFAULT_PROFILE: Final = "rsa2048"
+
+Combine = Literal["sum", "mean"]
+
+
+class SecretState(msgspec.Struct):
+    """One role's secret as bytes."""
+
+    role: Role
+    signing: bytes
+    material: bytes
+
+
+class FederationState(msgspec.Struct):
+    """Everything that a whole federation needs to go on; it holds every secret.
+
+    Both servers' secrets lie side by side here, which is right only for a federation
+    that runs in one process anyway. Whoever writes it to disk makes the file private.
+    """
+
+    config: TaskConfig
+    roster: Roster
+    signature: bytes
+    secrets: dict[str, SecretState]
+    initial: bytes
+    servers: LocalServersState
+    sessions: dict[str, SessionState]
+
+
+class Federation:
+    """Servers in this process, and the sessions of the participants that joined.
+
+    Made by `Federation.local`, or by `Federation.resume` from a saved state. Closing it
+    ends the worker processes; it is a context manager.
+
+    Args:
+        task: the task.
+        secrets: everybody's secrets by name.
+        initial: weights that the task starts from, int64, shape `(n_values,)`.
+        workers: where block-wise arithmetic runs.
+        observe: told of all phases.
+        state: where an earlier federation of the same task stopped.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        secrets: dict[str, Secret],
+        initial: npt.NDArray[np.int64],
+        *,
+        workers: Workers | None = None,
+        observe: Observer = silent,
+        state: FederationState | None = None,
+    ) -> None:
+        self.task = task
+        self.observe = observe
+        self._secrets = secrets
+        self._initial = initial
+        self._workers = workers or Workers()
+        self.servers = LocalServers(
+            task,
+            secrets,
+            workers=self._workers,
+            observe=observe,
+            state=state.servers if state else None,
+        )
+        self.sessions: dict[str, Session] = {}
+        self._saved = dict(state.sessions) if state else {}
+
+    @classmethod
+    def local(
+        cls,
+        model: nn.Module,
+        *,
+        participants: int | Sequence[str],
+        suite: str = DEFAULT_SUITE,
+        profile: str = DEFAULT_PROFILE,
+        min_contributions: int | None = None,
+        assumed_colluders: int | None = None,
+        combine: Combine | None = None,
+        max_additions: int | None = None,
+        value_bits: int = 16,
+        fraction_bits: int = 16,
+        staleness_bound: int = 50,
+        buffers: Buffers = "local",
+        clip: float | None = None,
+        workers: int = 1,
+        observe: Observer = silent,
+    ) -> Federation:
+        """Make keys and servers for a model, all in this process.
+
+        Args:
+            model: its trainable parameters are what the task trains, from the values
+                they have now.
+            participants: names, or how many (then they are called `p0`, `p1`, ...).
+            suite: the protocol, such as `"paper"` or `"plain"`.
+            profile: a shipped modulus profile, or the path of a profile file.
+            min_contributions: t, distinct identities per release; by default what the
+                suite recommends.
+            assumed_colluders: c, participants that may collude with a server; by
+                default t - 2, the most that leaves two honest contributions.
+            combine: `"sum"` (plain asynchronous SGD, for push_every=1 without
+                momentum) or `"mean"` (updates divided by t); mean by default.
+            max_additions: K, most uploads in one opened sum; by default the suite's.
+            value_bits: b, bits of one quantised value, sign included.
+            fraction_bits: f; values are integers at scale 2^f.
+            staleness_bound: S, most releases that an upload may lag behind.
+            buffers: `"local"`, or `"mean"` to average BatchNorm's statistics too.
+            clip: L2 bound of an update that the task announces.
+            workers: processes for the cryptography; 1 uses this very thread.
+            observe: told of all phases, for measurements.
+
+        Raises:
+            TaskError: numbers that do not fit together.
+            UnknownPluginError, ModulusError: no such suite, or no such profile.
+            LayoutError, UnsupportedError: the model cannot be federated.
+        """
+        chosen = SUITES.get(suite)
+        parameters = load_profile(profile)
+        names = _names(participants)
+        operator = SigningKey.generate()
+        secrets, roster = chosen.setup(names, parameters, operator=operator.public)
+        layout = Layout.of(model, buffers)
+        initial = _quantised(FlatView.of(model, buffers).read(), fraction_bits)
+        if min_contributions is None:
+            min_contributions = chosen.default_contributions(len(names))
+        if max_additions is None:
+            max_additions = chosen.default_max_additions
+        if assumed_colluders is None:
+            assumed_colluders = max(0, min_contributions - 2)
+        config = TaskConfig(
+            suite=suite,
+            profile=profile,
+            parameters_digest=parameters.digest,
+            fraction_bits=fraction_bits,
+            value_bits=value_bits,
+            max_additions=max_additions,
+            clip=clip,
+            min_contributions=min_contributions,
+            assumed_colluders=assumed_colluders,
+            staleness_bound=staleness_bound,
+            pending_limit=max(1, max_additions // max(1, len(names))),
+            combine=combine or "mean",
+            n_params=layout.n_params,
+            n_buffers=layout.n_buffers,
+            layout_digest=layout.digest,
+            initial_digest=state_digest(initial),
+            roster_digest=roster.digest(),
+        )
+        return cls(
+            Task(config, roster, parameters, sign_task(config, operator)),
+            secrets,
+            initial,
+            workers=Workers.processes(workers),
+            observe=observe,
+        )
+
+    @classmethod
+    def resume(
+        cls, state: FederationState, *, workers: int = 1, observe: Observer = silent
+    ) -> Federation:
+        """Return a federation that goes on where `state` was taken."""
+        parameters = load_profile(state.config.profile)
+        task = Task(state.config, state.roster, parameters, state.signature)
+        secrets = {
+            name: Secret(kept.role, name, SigningKey(kept.signing), kept.material)
+            for name, kept in state.secrets.items()
+        }
+        initial = np.frombuffer(state.initial, dtype="<i8").astype(np.int64)
+        return cls(
+            task,
+            secrets,
+            initial,
+            workers=Workers.processes(workers),
+            observe=observe,
+            state=state,
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all participants in the roster."""
+        return self.task.roster.names
+
+    def join(
+        self, name: str | None = None, *, aggregator: str = "local", **options: Any
+    ) -> Session:
+        """Return the session of one participant.
+
+        Args:
+            name: who joins; by default the next in the roster who has not.
+            aggregator: backend that carries its messages.
+            options: passed on to that backend.
+
+        Raises:
+            TaskError: no such participant, or it has joined already.
+            UnknownPluginError: no such backend.
+        """
+        free = [known for known in self.names if known not in self.sessions]
+        if name is None and free:
+            name = free[0]
+        if name is None or name in self.sessions:
+            raise TaskError(
+                f"{name or 'everybody'!r} has joined already; each participant has one "
+                "session, keep it and pass it on"
+            )
+        if name not in free:
+            raise TaskError(
+                f"{name!r} is not in the roster: {nearest(name, list(self.names))}"
+            )
+        options.setdefault("servers", self.servers)
+        self.sessions[name] = Session(
+            self.task,
+            self._secrets[name],
+            AGGREGATORS.get(aggregator)(name, **options),
+            self._initial,
+            workers=self._workers,
+            observe=self.observe,
+            state=self._saved.get(name),
+        )
+        return self.sessions[name]
+
+    def state(self) -> FederationState:
+        """Return everything that `resume` needs, every secret included.
+
+        Raises:
+            AggregatorError: a session has an upload that is not acknowledged.
+        """
+        return FederationState(
+            config=self.task.config,
+            roster=self.task.roster,
+            signature=self.task.signature,
+            secrets={
+                name: SecretState(
+                    secret.role, secret.signing.secret_bytes(), secret.material
+                )
+                for name, secret in self._secrets.items()
+            },
+            initial=self._initial.astype("<i8").tobytes(),
+            servers=self.servers.state(),
+            sessions=self._saved
+            | {name: session.state() for name, session in self.sessions.items()},
+        )
+
+    def close(self) -> None:
+        """Close every session and end the worker processes."""
+        for session in self.sessions.values():
+            session.close()
+        self._workers.close()
+
+    def __enter__(self) -> Federation:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _names(participants: int | Sequence[str]) -> list[str]:
+    if isinstance(participants, int):
+        return [f"p{index}" for index in range(participants)]
+    if isinstance(participants, str):
+        raise TaskError(
+            f"participants is the text {participants!r}; give a number, or a list of "
+            "names"
+        )
+    return list(participants)
+
+
+def _quantised(
+    values: npt.NDArray[np.float64], fraction_bits: int
+) -> npt.NDArray[np.int64]:
+    if not np.isfinite(values).all():
+        raise TaskError(
+            "the model's initial weights hold NaN or infinity; initialise it again"
+        )
+    return np.rint(values * 2.0**fraction_bits).astype(np.int64)

@@ -1,0 +1,84 @@
+"""Making a federation from a model, and refusing what cannot work."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hre_torch import Federation
+from hre_torch.errors import (
+    ConfigurationError,
+    ModulusError,
+    TaskError,
+    UnknownPluginError,
+)
+
+
+def make(**options) -> Federation:
+    options.setdefault("participants", 3)
+    options.setdefault("profile", "toy-insecure")
+    return Federation.local(torch.nn.Linear(4, 2), **options)
+
+
+def test_participants_are_named_or_numbered():
+    assert make().names == ("p0", "p1", "p2")
+    assert make(participants=["a", "b"]).names == ("a", "b")
+
+
+def test_join_takes_a_name_or_the_next_who_is_missing():
+    federation = make()
+    assert federation.join("p1").name == "p1"
+    assert [federation.join().name, federation.join().name] == ["p0", "p2"]
+    with pytest.raises(TaskError, match="joined already"):
+        federation.join()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"min_contributions": 4}, TaskError, "between 1 and the number"),
+        ({"min_contributions": 0}, TaskError, "between 1 and the number"),
+        ({"participants": 0}, TaskError, "at least one participant"),
+        ({"participants": "ab"}, TaskError, "list of names"),
+        ({"participants": ["a", "a"]}, TaskError, "more than once"),
+        ({"participants": ["dsp"]}, TaskError, "more than once"),
+        ({"max_additions": 1, "min_contributions": 2}, TaskError, "raise max_add"),
+        ({"staleness_bound": 0}, TaskError, "staleness_bound"),
+        ({"clip": -1.0}, TaskError, "clip"),
+        ({"value_bits": 99}, TaskError, "value_bits"),
+        ({"suite": "papre"}, UnknownPluginError, "did you mean 'paper'"),
+        ({"profile": "rsa-2048"}, ModulusError, "rsa2048"),
+        ({"workers": 0}, ConfigurationError, "workers"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_work(options, error, says):
+    with pytest.raises(error, match=says):
+        make(**options)
+
+
+def test_a_stranger_cannot_join():
+    with pytest.raises(TaskError, match="not in the roster.*Allowed: p0, p1, p2"):
+        make().join("mallory")
+
+
+def test_a_second_join_of_one_participant_is_refused():
+    federation = make()
+    federation.join("p0")
+    with pytest.raises(TaskError, match="joined already"):
+        federation.join("p0")
+
+
+def test_a_model_with_nan_weights_is_refused():
+    model = torch.nn.Linear(4, 2)
+    torch.nn.init.constant_(model.bias, float("nan"))
+    with pytest.raises(TaskError, match="NaN"):
+        Federation.local(model, participants=1, profile="toy-insecure")
+
+
+def test_the_default_t_is_one_in_suite_paper():
+    assert make().task.config.min_contributions == 1
+
+
+def test_q_shares_k_between_the_participants():
+    assert make(max_additions=10).task.config.pending_limit == 3
+    assert make(max_additions=3).task.config.pending_limit == 1

@@ -1,0 +1,156 @@
+"""The house: who may import whom, what is public, what runs without torch."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hre_torch
+
+PACKAGE = Path(hre_torch.__file__).parent
+README = PACKAGE.parent / "README.md"
+FOREIGN = {
+    "anyio", "cryptography", "flwr", "gmpy2", "httpx", "lightning", "matplotlib",
+    "msgspec", "numpy", "omegaconf", "phe", "PIL", "prometheus_client", "pydantic",
+    "rich", "safetensors", "sklearn", "starlette", "tensorboard", "tenseal", "torch",
+    "torchmetrics", "torchvision", "typer", "uvicorn", "yaml",
+}  # fmt: skip
+
+
+def floors() -> dict[str, tuple[int, set[str]]]:
+    """Read the README's table of floors: room to (floor, allowed foreign imports)."""
+    rows = re.findall(r"^\| (\d) \| (.+?) \| .+? \| (.+?) \|$", README.read_text(), re.M)
+    table = {}
+    for floor, rooms, allowed in rows:
+        for room in re.findall(r"`([^`]+)`", rooms):
+            foreign = set(re.findall(r"`([^`]+)`", allowed))
+            table[room.removesuffix("/").removesuffix(".py")] = (int(floor), foreign)
+    return table
+
+
+def room_of(path: Path) -> str:
+    """Return the room that a file lives in: its folder, or its own name."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """Return the dotted names that a file imports outside `if TYPE_CHECKING`."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        node
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.dump(branch.test)
+        for node in ast.walk(branch)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "hre_torch":
+            found |= {f"hre_torch.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_file_imports_only_what_its_floor_may(path):
+    table = floors()
+    floor, foreign = table[room_of(path)]
+    for name in imports(path):
+        head, *rest = name.split(".")
+        if head == "hre_torch" and rest:
+            other = table[rest[0]][0]
+            assert other <= floor, f"{name} lies above floor {floor}"
+        elif head in FOREIGN:
+            assert head in foreign, f"{name} is foreign to {room_of(path)}"
+
+
+def test_every_room_of_the_house_is_in_the_readmes_table():
+    assert {room_of(path) for path in FILES} <= set(floors())
+
+
+def test_the_public_names_are_deliberate():
+    for name in hre_torch.__all__:
+        assert getattr(hre_torch, name) is not None
+    assert dir(hre_torch) == hre_torch.__all__
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        hre_torch.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_every_name_in_all_exists(path):
+    tree = ast.parse(path.read_text())
+    exported = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets)
+    ]
+    defined = {
+        name.id if isinstance(name, ast.Name) else getattr(name, "name", None)
+        for name in ast.walk(tree)
+    } | {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    for name in exported[0] if exported else []:
+        assert name in defined
+
+
+BLOCKED = """
+import importlib.abc, sys
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in {"torch", "torchvision", "lightning"}:
+            raise ImportError(f"{name} is blocked")
+sys.meta_path.insert(0, Block())
+"""
+
+SERVERS = """
+import hre_torch
+from hre_torch.aggregators.local import LocalServers
+from hre_torch.crypto.modulus import load_profile
+from hre_torch.protocol.suites import SUITES
+from hre_torch.crypto.signatures import SigningKey
+from hre_torch.protocol.task import Task, TaskConfig, sign_task, state_digest
+import numpy as np
+parameters = load_profile("toy-insecure")
+operator = SigningKey(bytes(32))
+secrets, roster = SUITES.get("paper").setup(
+    ["a"], parameters, operator=operator.public
+)
+config = TaskConfig(
+    suite="paper", profile="toy-insecure", parameters_digest=parameters.digest,
+    min_contributions=1, pending_limit=9, combine="sum", n_params=5,
+    layout_digest=b"", initial_digest=state_digest(np.zeros(5, dtype=np.int64)),
+    roster_digest=roster.digest(),
+)
+task = Task(config, roster, parameters, sign_task(config, operator))
+print(LocalServers(task, secrets).version)
+"""
+
+
+def test_the_servers_run_where_torch_is_not_installed():
+    run = subprocess.run(
+        [sys.executable, "-c", BLOCKED + SERVERS], capture_output=True, text=True
+    )
+    assert run.stdout == "0\n", run.stderr
+
+
+def test_importing_the_package_imports_neither_torch_nor_gmpy2():
+    code = "import sys, hre_torch; print({'torch', 'gmpy2'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout == "set()\n", run.stderr
