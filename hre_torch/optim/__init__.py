@@ -1,0 +1,28 @@
+"""The optimizer that makes an existing training script federated."""
+
+from __future__ import annotations
+
+from hre_torch.optim.flatten import (
+    Buffers,
+    FlatView,
+    Layout,
+    mean_buffers,
+    trainable_parameters,
+)
+from hre_torch.optim.optimizer import HREOptimizer
+from hre_torch.optim.progress import Progress
+from hre_torch.optim.staleness import Constant, Hinge, Polynomial, StalenessWeight
+
+__all__ = [
+    "Buffers",
+    "Constant",
+    "FlatView",
+    "HREOptimizer",
+    "Hinge",
+    "Layout",
+    "Polynomial",
+    "Progress",
+    "StalenessWeight",
+    "mean_buffers",
+    "trainable_parameters",
+]

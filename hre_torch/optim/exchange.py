@@ -1,0 +1,222 @@
+"""What crosses between the local model and the session: one push, one pull.
+
+    v       = weight(staleness) * min(1, clip / ||local||_2) * local
+    q       = quantise(v / m)
+    local' = v - m q / 2^f
+
+`v` is the update, `m` the multiple at which its owner applies it until it is released:
+1 in a sum, t in a mean (see `Task.full_size`). Without error feedback local' is zero.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hre_torch.encoding.fixed_point import Rounding, StochasticRounding
+from hre_torch.errors import (
+    AggregatorError,
+    HREError,
+    LayoutError,
+    NonFiniteError,
+    StaleUploadError,
+)
+from hre_torch.optim.flatten import FlatView
+from hre_torch.optim.local_model import LocalModel
+from hre_torch.optim.staleness import StalenessWeight
+from hre_torch.protocol.participant import Opened
+from hre_torch.protocol.session import Session
+
+__all__ = ["Exchange"]
+
+Vector = npt.NDArray[np.float64]
+
+
+class Exchange:
+    """Pushes from the local model and pulls into it.
+
+    Args:
+        session: participant and aggregator.
+        view: the parameters, and buffers if they are averaged.
+        clip: L2 bound of an update's parameters, > 0, or None.
+        error_feedback: whether what quantisation left over stays in the local model.
+        rounding: rule of the quantiser; to the nearest if None.
+        staleness_weight: weight of an update of a given staleness, in (0, 1].
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        view: FlatView,
+        *,
+        clip: float | None,
+        error_feedback: bool,
+        rounding: Rounding | None,
+        staleness_weight: StalenessWeight,
+    ) -> None:
+        self.view = view
+        self._session = session
+        self._task = session.task
+        self._clip = clip
+        self._error_feedback = error_feedback
+        self._rounding = rounding
+        self._staleness_weight = staleness_weight
+        self._unacknowledged: Vector | None = None
+        self.model = LocalModel(view, self._known_weights)
+
+    def push(self) -> int:
+        """Hand everything in `local` to the session.
+
+        Returns:
+            The sequence number of the upload.
+
+        Raises:
+            BackPressure: too much is unreleased already; nothing was sent or changed.
+            NonFiniteError: a parameter is NaN or infinite; nothing was sent.
+            AggregatorError: no acknowledgement came; the same bytes go first next time.
+        """
+        self.model.absorb()
+        self._settle()
+        try:
+            return self._push_once()
+        except StaleUploadError:
+            # Too many releases were missed. Once they are pulled, the same update is
+            # based on the newest weights.
+            self.pull()
+            return self._push_once()
+
+    def pull(self) -> list[Opened]:
+        """Open the releases since the last pull and add them to the parameters.
+
+        Returns:
+            What the session opened, oldest first.
+
+        Raises:
+            NonFiniteError: a parameter is NaN or infinite; nothing was fetched.
+        """
+        self.model.absorb()
+        try:
+            return self._session.pull()
+        finally:
+            # Even a pull that fails half-way has applied the releases before.
+            self.model.show()
+
+    def idle(self) -> bool:
+        """Whether all that is not yet pushed rounds to zero.
+
+        Raises:
+            NonFiniteError: as for `push`.
+        """
+        self.model.absorb()
+        half = 0.5 / self._task.fixed_point.scale
+        return all(
+            (np.abs(self.model.local[place]) <= half * self._own_multiple(place)).all()
+            for place in self._places()
+        )
+
+    def recover(self) -> None:
+        """Go back to the last finite model, if the present one is not finite."""
+        with contextlib.suppress(NonFiniteError):
+            self.model.absorb()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is not yet pushed, and where a stochastic rounding stands."""
+        self.recover()
+        return {
+            "local": torch.from_numpy(self.model.local.copy()),
+            "rounding_calls": getattr(self._rounding, "calls", 0),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Start again from the session's weights and a saved state.
+
+        Raises:
+            LayoutError: the state belongs to a model of another size.
+        """
+        local = state["local"].cpu().numpy().astype(np.float64)
+        if local.shape != self.model.local.shape:
+            raise LayoutError(
+                f"The saved state holds {local.size} values, but the task has "
+                f"{self.model.local.size}; load the state of the same model."
+            )
+        self.model.local = local
+        self.model.show()
+        if isinstance(self._rounding, StochasticRounding):
+            self._rounding.calls = state["rounding_calls"]
+
+    def _push_once(self) -> int:
+        fixed_point = self._task.fixed_point
+        factor = self._factor()
+        values = np.empty(self.view.n_values, dtype=np.int32)
+        for place in self._places():
+            update = self._update(place, factor) / self._own_multiple(place)
+            values[place] = fixed_point.quantise(update, self._rounding)
+        try:
+            sequence = self._session.push(values)
+        except AggregatorError:
+            self._unacknowledged = self.model.local - self._left_over(values, factor)
+            raise
+        self.model.local = self._left_over(values, factor)
+        self.model.show()
+        return sequence
+
+    def _settle(self) -> None:
+        # An upload without acknowledgement is still in `local`; the session sends the
+        # same bytes again, and only once they are accepted do they leave `local`.
+        if self._unacknowledged is None:
+            return
+        try:
+            self._session.resend()
+        except AggregatorError:
+            raise
+        except HREError:
+            self._unacknowledged = None
+            return
+        self.model.local -= self._unacknowledged
+        self._unacknowledged = None
+        self.model.show()
+
+    def _factor(self) -> float:
+        """Return what clipping and staleness multiply the parameters' update by."""
+        factor = self._staleness_weight(self._session.staleness)
+        if self._clip is not None:
+            squares = sum(
+                float(np.square(self._parameters(place)).sum())
+                for place in self._places()
+            )
+            factor *= min(1.0, self._clip / max(math.sqrt(squares), self._clip))
+        return factor
+
+    def _update(self, place: slice, factor: float) -> Vector:
+        # Buffers are statistics, not steps: neither the norm nor age applies to them.
+        update = self.model.local[place].copy()
+        update[: self._parameters(place).size] *= factor
+        return update
+
+    def _left_over(self, values: npt.NDArray[np.int32], factor: float) -> Vector:
+        left = np.zeros(self.view.n_values)
+        if self._error_feedback:
+            for place in self._places():
+                sent = self._task.full_size(values[place], place.start)
+                update = self._update(place, factor)
+                left[place] = update - self._task.fixed_point.to_float(sent)
+        return left
+
+    def _parameters(self, place: slice) -> Vector:
+        end = min(place.stop, self._task.config.n_params)
+        return self.model.local[place.start : max(place.start, end)]
+
+    def _own_multiple(self, place: slice) -> npt.NDArray[np.int64]:
+        ones = np.ones(place.stop - place.start, dtype=np.int8)
+        return self._task.full_size(ones, place.start)
+
+    def _known_weights(self, place: slice) -> Vector:
+        return self._task.fixed_point.to_float(self._session.weights(place))
+
+    def _places(self) -> list[slice]:
+        return [piece.place for piece in self.view.pieces]

@@ -1,0 +1,167 @@
+"""What `HREOptimizer` refuses, warns of, and looks at before a step."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from hre_torch.errors import LayoutError, UnstableTrainingWarning, UnsupportedError
+from hre_torch.optim.flatten import FlatView, trainable_parameters
+from hre_torch.protocol.task import Task, TaskConfig
+
+__all__ = [
+    "NonFiniteGradientError",
+    "check_settings",
+    "gradients_are_finite",
+    "guarded",
+    "is_partial",
+    "members",
+    "require_known",
+    "tensors_of",
+    "warn_if_unstable",
+]
+
+Groups = Iterable[Mapping[str, Any]]
+
+
+class NonFiniteGradientError(Exception):
+    """Leaves an inner optimizer in the middle of its step, with the loss."""
+
+    def __init__(self, loss: float | None) -> None:
+        super().__init__("a gradient is NaN or infinite")
+        self.loss = loss
+
+
+def guarded(
+    closure: Callable[[], float], check: Callable[[float], None]
+) -> Callable[[], float]:
+    """Return the closure, with a check after its first evaluation.
+
+    Gradients exist only once the closure has run, which optimizers let it do before
+    they change anything. Later evaluations belong to line searches, which may recover.
+    """
+    checked = False
+
+    def evaluate() -> float:
+        nonlocal checked
+        loss = closure()
+        if not checked:
+            checked = True
+            check(loss)
+        return loss
+
+    return evaluate
+
+
+def check_settings(push_every: int, pull_every: int, clip: float | None) -> None:
+    """Refuse settings that cannot work, by name.
+
+    Raises:
+        UnsupportedError: one of them cannot.
+    """
+    for name, steps in (("push_every", push_every), ("pull_every", pull_every)):
+        if steps < 1:
+            raise UnsupportedError(f"{name} is {steps}; it must be at least 1.")
+    if clip is not None and not (math.isfinite(clip) and clip > 0):
+        raise UnsupportedError(
+            f"clip is {clip}; it must be a positive number, or None for no bound."
+        )
+
+
+def warn_if_unstable(task: Task, inner: Optimizer, push_every: int) -> None:
+    """Warn of settings that are known to diverge.
+
+    A sum of several participants' updates is several times as long as one of them.
+    Plain SGD on every batch tolerates that; momentum, which each participant adds up
+    again, and updates of many local steps do not. A sum is also what "mean" comes to
+    when one contribution is enough for a release.
+    """
+    config = task.config
+    if len(task.roster.participants) == 1:
+        return
+    if config.combine == "mean" and config.min_contributions > 1:
+        return
+    momentum = any(
+        group.get("momentum") or group.get("betas", (0.0,))[0]
+        for group in inner.param_groups
+    )
+    reasons = [
+        *(["an optimizer with momentum"] if momentum else []),
+        *([f"push_every={push_every}"] if push_every > 1 else []),
+    ]
+    if reasons:
+        warnings.warn(
+            f"combine={config.combine!r} with min_contributions="
+            f"{config.min_contributions} adds updates up, and {' and '.join(reasons)} "
+            "is known to diverge then; make the federation with combine='mean' and "
+            "min_contributions of 2 or more.",
+            UnstableTrainingWarning,
+            stacklevel=3,
+        )
+
+
+def members(group: Mapping[str, Any]) -> list[Any]:
+    """Return a group's members, tensors or (name, tensor) pairs, as a list."""
+    found = group["params"]
+    return [found] if isinstance(found, Tensor) else list(found)
+
+
+def tensors_of(groups: Groups) -> list[Tensor]:
+    """Return the tensors of parameter groups, in order."""
+    return [
+        member[1] if isinstance(member, tuple) else member
+        for group in groups
+        for member in members(group)
+    ]
+
+
+def is_partial(groups: Groups, config: TaskConfig) -> bool:
+    """Whether the groups hold fewer trainable values than the task."""
+    trainable = trainable_parameters(tensors_of(groups))
+    return sum(tensor.numel() for tensor in trainable) < config.n_params
+
+
+def require_known(groups: Groups, view: FlatView) -> None:
+    """Check that everything trainable in the groups is part of the task.
+
+    Raises:
+        LayoutError: a parameter is not.
+    """
+    for tensor in tensors_of(groups):
+        if tensor.requires_grad and tensor not in view:
+            raise LayoutError(
+                f"A parameter of shape {tuple(tensor.shape)} is not part of the task, "
+                "so its updates would reach nobody; make the federation with the model "
+                "that has it, and pass that model as module=model."
+            )
+
+
+def gradients_are_finite(groups: Groups, view: FlatView) -> bool:
+    """Whether no gradient holds NaN or infinity.
+
+    Raises:
+        LayoutError: a parameter outside the task has a gradient.
+    """
+    verdicts: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors_of(groups):
+        gradient = tensor.grad
+        if gradient is None:
+            continue
+        if tensor not in view:
+            raise LayoutError(
+                f"A parameter of shape {tuple(tensor.shape)} has a gradient but is not "
+                "part of the task: it was frozen when HREOptimizer was made. Unfreeze "
+                "it first, then make the federation and the optimizer."
+            )
+        if gradient.is_sparse:
+            gradient = gradient.coalesce().values()
+        finite = torch.isfinite(gradient).all()
+        verdicts.setdefault(finite.device, []).append(finite)
+    # One synchronisation per device, not one per parameter.
+    return all(bool(torch.stack(each).all()) for each in verdicts.values())

@@ -1,0 +1,299 @@
+"""`HREOptimizer`: any torch optimizer, made federated by wrapping it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Final, NoReturn, overload
+
+from torch import nn
+from torch.optim import Optimizer
+
+from hre_torch.encoding.fixed_point import Rounding
+from hre_torch.errors import (
+    BackPressure,
+    LayoutError,
+    NonFiniteError,
+    UnsupportedError,
+)
+from hre_torch.optim.exchange import Exchange
+from hre_torch.optim.flatten import Buffers, FlatView, Layout
+from hre_torch.optim.guards import (
+    NonFiniteGradientError,
+    check_settings,
+    gradients_are_finite,
+    guarded,
+    is_partial,
+    members,
+    require_known,
+    tensors_of,
+    warn_if_unstable,
+)
+from hre_torch.optim.progress import Progress
+from hre_torch.optim.staleness import Constant, StalenessWeight
+from hre_torch.protocol.participant import Opened
+from hre_torch.protocol.session import Session
+
+__all__ = ["HREOptimizer"]
+
+_STATE_KEY: Final = "hre_torch"
+
+
+class HREOptimizer(Optimizer):
+    """Trains with `inner`, and exchanges encrypted updates through `session`.
+
+    A true `torch.optim.Optimizer`: parameter groups and state are the inner optimizer's
+    own, so schedulers, hooks, closures, `GradScaler` and checkpoints work as before.
+    The constructor loads the task's weights into the parameters. Then each `step`
+
+    1. *descends*: the inner optimizer steps, unless a gradient is NaN or infinite; such
+       a step is left out, counted, and warned about once;
+    2. *pushes* if `push_every` steps were made since the last push: all that changed in
+       the parameters is clipped, weighted by staleness, quantised and handed to the
+       session; what rounding left over goes with the next push. If too much of our own
+       is unreleased (`BackPressure`), nothing is lost: the next step tries again;
+    3. *pulls* if `pull_every` steps were made since the last pull: new releases are
+       opened and added to the parameters.
+
+    Between steps the parameters are the released weights, plus all own updates that are
+    not yet released, plus what is not yet pushed.
+
+    Args:
+        inner: the optimizer that computes the steps.
+        session: what `Federation.join` or `connect` returned.
+        module: the model. Needed for `buffers="mean"`, and whenever the parameter
+            groups do not list all trainable parameters in the order of the model.
+        push_every, pull_every: local steps from one to the next, >= 1.
+        clip: L2 bound of an update's parameters; the task's bound if left out.
+        error_feedback: keep what quantisation left over; if not, it is dropped.
+        buffers: `"mean"` averages the module's floating-point buffers, `"local"` not.
+        rounding: rule of the quantiser; to the nearest if left out.
+        staleness_weight: weight of an update of a given staleness, in (0, 1].
+
+    Attributes:
+        inner, session: as given.
+        progress: what was counted so far.
+        stepping: whether the inner optimizer is stepping right now.
+
+    Raises:
+        LayoutError: the parameters are not those the task was made for.
+        UnsupportedError: a setting or a parameter cannot work; the message names it.
+
+    References:
+        F. Tang et al., "Privacy-Preserving Distributed Deep Learning via Homomorphic
+        Re-Encryption", Electronics 8(4):411, 2019.
+    """
+
+    def __init__(
+        self,
+        inner: Optimizer,
+        session: Session,
+        *,
+        module: nn.Module | None = None,
+        push_every: int = 1,
+        pull_every: int = 1,
+        clip: float | None = None,
+        error_feedback: bool = True,
+        buffers: Buffers = "local",
+        rounding: Rounding | None = None,
+        staleness_weight: StalenessWeight | None = None,
+    ) -> None:
+        if not isinstance(inner, Optimizer) or isinstance(inner, HREOptimizer):
+            raise UnsupportedError(
+                f"HREOptimizer wraps a torch optimizer, not {type(inner).__name__}; "
+                "write HREOptimizer(torch.optim.SGD(model.parameters()), session)."
+            )
+        check_settings(push_every, pull_every, clip)
+        super().__init__(inner.param_groups, inner.defaults)
+        self.inner = inner
+        self.session = session
+        self.progress = Progress()
+        self.stepping = False
+        self._share_containers()
+        self._module, self._buffers = module, buffers
+        self._push_every, self._pull_every = push_every, pull_every
+        self._exchange_with = functools.partial(
+            Exchange,
+            session,
+            clip=session.task.config.clip if clip is None else clip,
+            error_feedback=error_feedback,
+            rounding=rounding,
+            staleness_weight=staleness_weight or Constant(),
+        )
+        self._exchange: Exchange | None = None
+        self._attach_if_complete()
+        warn_if_unstable(session.task, inner, push_every)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Make one local step; push and pull if they are due.
+
+        Returns what the inner optimizer returns: the closure's loss, if there is one.
+
+        Raises:
+            LayoutError: a trained parameter is not part of the task.
+            AggregatorError: no server answers; the local step is made, and the exchange
+                is due again at the next one.
+        """
+        try:
+            loss = self._descend(closure)
+        except NonFiniteGradientError as stopped:
+            self.progress.skip(str(stopped))
+            self._require().recover()
+            return stopped.loss
+        self.progress.count()
+        try:
+            self._push_if_due()
+            self._pull_if_due()
+        except NonFiniteError as error:
+            self.progress.skip(str(error))
+        return loss
+
+    def _descend(self, closure: Callable[[], float] | None) -> float | None:
+        view = self._require().view
+
+        def check(loss: float | None = None) -> None:
+            if not gradients_are_finite(self.param_groups, view):
+                raise NonFiniteGradientError(loss)
+
+        self.stepping = True
+        try:
+            if closure is not None:
+                return self.inner.step(guarded(closure, check))
+            check()
+            return self.inner.step()
+        finally:
+            self.stepping = False
+
+    def _push_if_due(self) -> None:
+        if self.progress.since_push >= self._push_every:
+            try:
+                self.push()
+            except BackPressure:
+                self.progress.held_back += 1
+
+    def _pull_if_due(self) -> None:
+        if self.progress.since_pull >= self._pull_every:
+            self.pull()
+
+    def push(self) -> int:
+        """Push what the session does not know yet; return the sequence number.
+
+        Raises:
+            BackPressure: too much is unreleased already; nothing was sent or changed.
+            NonFiniteError: a parameter is NaN or infinite; all were put back.
+        """
+        sequence = self._require().push()
+        self.progress.since_push = 0
+        return sequence
+
+    def pull(self) -> list[Opened]:
+        """Pull now; return what was opened, oldest first.
+
+        Raises:
+            NonFiniteError: as for `push`.
+        """
+        opened = self._require().pull()
+        self.progress.since_pull = 0
+        return opened
+
+    def flush(self) -> None:
+        """Push what is left at the end of training, unless it rounds to zero.
+
+        Raises:
+            BackPressure, NonFiniteError: as for `push`.
+        """
+        if not self._require().idle():
+            self.push()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group to the inner optimizer, before the first step.
+
+        Raises:
+            LayoutError: training has begun, or the task lacks one of the parameters.
+        """
+        if "inner" not in self.__dict__:
+            # Optimizer.__init__ registers the groups that the inner optimizer has.
+            super().add_param_group(param_group)
+            return
+        if self.progress.local_steps:
+            raise LayoutError(
+                "add_param_group came after the first step, when a task's parameters "
+                "are settled; add the group before, or make a new federation."
+            )
+        param_group = {**param_group, "params": members(param_group)}
+        if self._exchange is not None:
+            require_known([param_group], self._exchange.view)
+        self.inner.add_param_group(param_group)
+        self._attach_if_complete()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the inner optimizer's state, and under `"hre_torch"` our own.
+
+        Ours is what is not pushed yet, in the clear as the parameters are, and the
+        counters. No key is in it, nor anything of another participant.
+        """
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
+        state: dict[str, Any] = dict(self.inner.state_dict())
+        if self._exchange is not None:
+            progress = dataclasses.asdict(self.progress)
+            state[_STATE_KEY] = {"progress": progress, **self._exchange.state_dict()}
+        for after in self._optimizer_state_dict_post_hooks.values():
+            state = after(self, state) or state
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned, or the state of the inner optimizer alone.
+
+        With ours, the parameters become the session's weights plus what was not yet
+        pushed, whatever the module had loaded before.
+
+        Raises:
+            LayoutError: the state belongs to a model of another size.
+        """
+        state_dict = dict(state_dict)
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            state_dict = before(self, state_dict) or state_dict
+        ours = state_dict.pop(_STATE_KEY, None)
+        self.inner.load_state_dict(state_dict)
+        self._share_containers()
+        if ours is not None:
+            self._require().load_state_dict(ours)
+            self.progress = Progress(**ours["progress"])
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
+
+    def __getstate__(self) -> NoReturn:
+        raise UnsupportedError(
+            "An HREOptimizer cannot be copied or pickled: its session holds keys. Save "
+            "state_dict(), and load it into one made with the same session."
+        )
+
+    def _share_containers(self) -> None:
+        # The very same objects: what schedulers and add_param_group change here must
+        # reach the inner optimizer. Loading a state replaces them.
+        self.param_groups = self.inner.param_groups
+        self.state = self.inner.state
+
+    def _attach_if_complete(self) -> None:
+        # Without a module, groups may be added until the first step asks for all.
+        config = self.session.task.config
+        if self._module is not None or not is_partial(self.param_groups, config):
+            self._require()
+
+    def _require(self) -> Exchange:
+        if self._exchange is None:
+            groups = tensors_of(self.param_groups)
+            source = groups if self._module is None else self._module
+            Layout.of(source, self._buffers).require(self.session.task.config)
+            view = FlatView.of(source, self._buffers)
+            require_known(self.param_groups, view)
+            self._exchange = self._exchange_with(view)
+        return self._exchange

@@ -1,0 +1,428 @@
+"""`HRECallback`: a module that knows nothing of it trains as it did, but federated."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import (
+    LearningRateMonitor,
+    StochasticWeightAveraging,
+)
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.precision import MixedPrecision
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from hre_torch.errors import HREWarning, LayoutError, UnsupportedError
+from hre_torch.federation import Federation
+from hre_torch.lightning_callback import HRECallback
+from hre_torch.optim import FlatView, HREOptimizer
+
+# Lightning remarks on tiny data sets and idle loggers, which is all true here, and uses
+# a class that torch is about to rename.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
+]
+
+
+class Classifier(pl.LightningModule):
+    """A module as other people write them."""
+
+    def __init__(self, optimizer="sgd", scheduler=None):
+        super().__init__()
+        torch.manual_seed(3)
+        self.net = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 2))
+        with torch.no_grad():
+            # On the grid of 2^-16, so that the task starts from exactly these weights.
+            for parameter in self.parameters():
+                parameter.copy_(torch.round(parameter * 2**16) / 2**16)
+        self.kind, self.scheduler = optimizer, scheduler
+        self.losses, self.rates = [], []
+
+    def training_step(self, batch, batch_idx):
+        inputs, labels = batch
+        loss = nn.functional.cross_entropy(self.net(inputs), labels)
+        self.losses.append(loss.item())
+        self.rates.append(self.optimizers().param_groups[0]["lr"])
+        return loss
+
+    def configure_optimizers(self):
+        make = {
+            "sgd": lambda p: torch.optim.SGD(p, lr=0.2, momentum=0.9),
+            "adam": lambda p: torch.optim.Adam(p, lr=0.02),
+            "lbfgs": lambda p: torch.optim.LBFGS(p, max_iter=4),
+        }[self.kind]
+        optimizer = make(self.parameters())
+        if self.scheduler is None:
+            return optimizer
+        return [optimizer], [
+            {"scheduler": self.scheduler(optimizer), "interval": "step"}
+        ]
+
+
+@pytest.fixture
+def loader():
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(48, 5, generator=generator)
+    return DataLoader(TensorDataset(inputs, (inputs.sum(1) > 0).long()), batch_size=8)
+
+
+def trainer(tmp_path, *callbacks, **options):
+    options = {
+        "max_epochs": 3,
+        "logger": False,
+        "accelerator": "cpu",
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    } | options
+    return pl.Trainer(default_root_dir=tmp_path, callbacks=list(callbacks), **options)
+
+
+def lone(module, **options):
+    return Federation.local(
+        module, participants=1, suite="plain", profile="toy-insecure", **options
+    ).join()
+
+
+def bits(module):
+    return FlatView.of(module).read().tobytes()
+
+
+def step_lr(optimizer):
+    return torch.optim.lr_scheduler.StepLR(optimizer, step_size=5, gamma=0.5)
+
+
+def one_cycle(optimizer):
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.5, total_steps=18)
+
+
+def warmup(optimizer):
+    schedulers = torch.optim.lr_scheduler
+    return schedulers.SequentialLR(
+        optimizer,
+        [
+            schedulers.LinearLR(optimizer, total_iters=3),
+            schedulers.ExponentialLR(optimizer, 0.9),
+        ],
+        milestones=[3],
+    )
+
+
+CONFIGURATIONS = {
+    "plain": ({}, {}),
+    "scheduler": ({"optimizer": "adam", "scheduler": step_lr}, {}),
+    "one cycle": ({"scheduler": one_cycle}, {}),
+    "sequential schedulers": ({"scheduler": warmup}, {}),
+    "accumulation": ({}, {"accumulate_grad_batches": 2}),
+    "clipping by norm": ({}, {"gradient_clip_val": 0.1}),
+    "clipping by value": (
+        {"optimizer": "adam"},
+        {"gradient_clip_val": 0.05, "gradient_clip_algorithm": "value"},
+    ),
+    "bfloat16": ({"optimizer": "adam"}, {"precision": "bf16-mixed"}),
+    "lbfgs": ({"optimizer": "lbfgs"}, {}),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_an_unchanged_module_trains_exactly_as_without_a_federation(
+    name, loader, tmp_path
+):
+    module_options, trainer_options = CONFIGURATIONS[name]
+    plain = Classifier(**module_options)
+    trainer(tmp_path, **trainer_options).fit(plain, loader)
+    federated = Classifier(**module_options)
+    callback = HRECallback(lone(federated), push_every=2, pull_every=3)
+    trainer(tmp_path, callback, **trainer_options).fit(federated, loader)
+    assert bits(federated) == bits(plain)
+    assert federated.losses == plain.losses
+    assert federated.rates == plain.rates
+    steps = 18 // trainer_options.get("accumulate_grad_batches", 1)
+    assert callback.optimizer.progress.local_steps == steps
+    assert callback.session.statistics.pushes >= steps // 2
+
+
+def test_float16_with_a_gradient_scaler_trains(loader, tmp_path):
+    module = Classifier("adam")
+    callback = HRECallback(lone(module))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    plugin = MixedPrecision("16-mixed", "cpu", scaler)
+    trainer(tmp_path, callback, plugins=[plugin], gradient_clip_val=1.0).fit(
+        module, loader
+    )
+    assert callback.optimizer.progress.local_steps == 18
+    assert sum(module.losses[-6:]) < sum(module.losses[:6])
+
+
+def test_double_precision_trains(loader, tmp_path):
+    module = Classifier().double()
+    callback = HRECallback(lone(module))
+    trainer(tmp_path, callback, precision="64-true").fit(module, loader)
+    assert module.net[0].weight.dtype is torch.float64
+    assert callback.optimizer.progress.local_steps == 18
+
+
+def test_the_optimizer_that_steps_is_ours(loader, tmp_path):
+    module = Classifier()
+    callback = HRECallback(lone(module))
+    fitting = trainer(tmp_path, callback)
+    fitting.fit(module, loader)
+    assert isinstance(callback.optimizer, HREOptimizer)
+    assert fitting.optimizers == [callback.optimizer]
+
+
+def test_schedulers_follow_the_optimizer_that_steps(loader, tmp_path):
+    module = Classifier(scheduler=step_lr)
+    callback = HRECallback(lone(module))
+    monitor = LearningRateMonitor(logging_interval="step")
+    fitting = trainer(tmp_path, callback, monitor, logger=CSVLogger(tmp_path))
+    fitting.fit(module, loader)
+    scheduler = fitting.lr_scheduler_configs[0].scheduler
+    assert scheduler.optimizer is callback.optimizer
+    assert list(monitor.lrs) == ["lr-HREOptimizer"]
+
+
+def test_what_is_left_is_pushed_at_the_end_of_training(loader, tmp_path):
+    module = Classifier()
+    session = lone(module)
+    trainer(tmp_path, HRECallback(session, push_every=1000, pull_every=1000)).fit(
+        module, loader
+    )
+    assert session.statistics.pushes == 1
+    assert session.pending == 0
+
+
+def test_training_ends_well_although_the_rest_cannot_be_pushed(loader, tmp_path):
+    module = Classifier()
+    together = Federation.local(
+        module,
+        participants=2,
+        suite="plain",
+        profile="toy-insecure",
+        min_contributions=2,
+        max_additions=4,
+    )
+    callback = HRECallback(together.join())
+    with pytest.warns(HREWarning, match=r"callback.optimizer.flush\(\)"):
+        trainer(tmp_path, callback).fit(module, loader)
+    assert callback.session.pending == 2
+    assert module.losses[-1] < module.losses[0]
+
+
+def test_two_participants_learn_from_each_other(loader, tmp_path):
+    modules = [Classifier("adam"), Classifier("adam")]
+    together = Federation.local(
+        modules[0],
+        participants=["a", "b"],
+        suite="paper",
+        profile="toy-insecure",
+        min_contributions=2,
+    )
+    sessions = [together.join("a"), together.join("b")]
+    for _ in range(2):
+        for module, session in zip(modules, sessions, strict=True):
+            callback = HRECallback(session, push_every=4, pull_every=4)
+            trainer(tmp_path, callback, max_epochs=1).fit(module, loader)
+    assert sessions[1].version > 0
+    assert modules[1].losses[-1] < modules[1].losses[0]
+
+
+def test_training_resumes_from_a_checkpoint(loader, tmp_path):
+    straight = Classifier("adam", step_lr)
+    trainer(tmp_path, HRECallback(lone(straight), push_every=4)).fit(straight, loader)
+
+    first = Classifier("adam", step_lr)
+    together = Federation.local(
+        first, participants=1, suite="plain", profile="toy-insecure"
+    )
+    halted = HRECallback(together.join(), push_every=4)
+    fitting = trainer(tmp_path, halted, max_epochs=2)
+    fitting.fit(first, loader)
+    fitting.save_checkpoint(tmp_path / "halted.ckpt")
+
+    second = Classifier("adam", step_lr)
+    resumed = HRECallback(Federation.resume(together.state()).join(), push_every=4)
+    trainer(tmp_path, resumed).fit(second, loader, ckpt_path=tmp_path / "halted.ckpt")
+    assert resumed.optimizer.progress.local_steps == 18
+    assert second.rates == straight.rates[12:]
+    assert bits(second) == bits(straight)
+
+
+def test_scalars_are_logged_where_there_is_a_logger(loader, tmp_path):
+    module = Classifier()
+    fitting = trainer(
+        tmp_path,
+        HRECallback(lone(module)),
+        logger=CSVLogger(tmp_path),
+        log_every_n_steps=1,
+    )
+    fitting.fit(module, loader)
+    assert fitting.callback_metrics["hre/version"] == 18.0
+    assert fitting.callback_metrics["hre/bytes_up"] > 0
+
+
+def test_a_module_may_flush_through_the_optimizer_that_lightning_hands_out(
+    loader, tmp_path
+):
+    class Flushing(Classifier):
+        def on_train_epoch_end(self):
+            self.optimizers().flush()
+
+    made = Flushing("adam")
+    session = lone(made)
+    callback = HRECallback(session, push_every=1000)
+    trainer(tmp_path, callback).fit(made, loader)
+    assert session.statistics.pushes == 3
+    assert callback.optimizer.progress.since_push == 0
+
+
+# Refusals.
+
+
+class Manual(Classifier):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+
+class Swapped(Classifier):
+    """Swapped its optimizer itself, and has the callback as well."""
+
+    def configure_optimizers(self):
+        return HREOptimizer(super().configure_optimizers(), lone(self))
+
+
+class Idle(Classifier):
+    def configure_optimizers(self):
+        return []
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "says"),
+    [
+        (Manual, {}, "manual optimization"),
+        (Swapped, {}, "returns an HREOptimizer"),
+        (Idle, {}, "0 optimizers"),
+        (Classifier, {"devices": 2, "strategy": "ddp_spawn"}, "several processes"),
+        (Classifier, {"strategy": "ddp"}, "DDPStrategy"),
+    ],
+    ids=["manual", "swapped", "no optimizer", "several devices", "ddp"],
+)
+def test_what_is_not_supported_is_refused_by_name_before_the_first_step(
+    module, options, says, loader, tmp_path
+):
+    made = module()
+    callback = HRECallback(lone(made))
+    with pytest.raises(UnsupportedError, match=says):
+        trainer(tmp_path, callback, **options).fit(made, loader)
+    assert made.losses == []
+    assert callback.session.statistics.pushes == 0
+
+
+def test_several_optimizers_are_refused_before_the_first_step(loader, tmp_path):
+    class Several(Classifier):
+        def configure_optimizers(self):
+            return [torch.optim.SGD(self.parameters(), lr=0.1) for _ in range(2)]
+
+    # Lightning itself allows several optimizers with manual optimization only.
+    made = Several()
+    with pytest.raises(RuntimeError, match="multiple optimizers"):
+        trainer(tmp_path, HRECallback(lone(made))).fit(made, loader)
+    made.automatic_optimization = False
+    with pytest.raises(UnsupportedError, match="manual optimization"):
+        trainer(tmp_path, HRECallback(lone(made))).fit(made, loader)
+    assert made.losses == []
+
+
+@pytest.mark.filterwarnings("ignore:.*returned `None`, this fit will run with no opt.*")
+def test_a_module_that_trains_nothing_is_refused(loader, tmp_path):
+    class Nothing(Classifier):
+        def configure_optimizers(self):
+            return None
+
+    made = Nothing()
+    with pytest.raises(UnsupportedError, match="0 optimizers"):
+        trainer(tmp_path, HRECallback(lone(made))).fit(made, loader)
+
+
+def test_callbacks_that_move_parameters_are_refused_by_name(loader, tmp_path):
+    module = Classifier()
+    averaging = StochasticWeightAveraging(swa_lrs=0.1)
+    with pytest.raises(UnsupportedError, match="StochasticWeightAveraging"):
+        trainer(tmp_path, HRECallback(lone(module)), averaging).fit(module, loader)
+
+
+def test_two_of_these_callbacks_are_refused(loader, tmp_path):
+    module = Classifier()
+    callbacks = [HRECallback(lone(module)), HRECallback(lone(module))]
+    with pytest.raises(UnsupportedError, match="2 HRECallbacks"):
+        trainer(tmp_path, *callbacks).fit(module, loader)
+
+
+def test_lbfgs_with_a_gradient_scaler_is_refused(loader, tmp_path):
+    module = Classifier("lbfgs")
+    plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    with pytest.raises(UnsupportedError, match="LBFGS with a gradient scaler"):
+        trainer(tmp_path, HRECallback(lone(module)), plugins=[plugin]).fit(
+            module, loader
+        )
+
+
+def test_a_module_of_another_task_is_refused(loader, tmp_path):
+    callback = HRECallback(lone(nn.Linear(2, 2)))
+    with pytest.raises(LayoutError, match="module=model"):
+        trainer(tmp_path, callback).fit(Classifier(), loader)
+
+
+class Bypassing(Classifier):
+    """Steps an optimizer that the trainer does not know."""
+
+    def on_train_start(self):
+        self.hidden = torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure):
+        self.hidden.step(optimizer_closure)
+
+
+class Unwrapping(Classifier):
+    """Keeps the optimizer it made, and steps that one."""
+
+    def configure_optimizers(self):
+        self.mine = super().configure_optimizers()
+        return self.mine
+
+    def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure):
+        self.mine.step(optimizer_closure)
+
+
+@pytest.mark.parametrize("module", [Bypassing, Unwrapping])
+def test_training_stops_if_another_optimizer_steps(module, loader, tmp_path):
+    made = module()
+    before = bits(made)
+    with pytest.raises(UnsupportedError, match="past HREOptimizer"):
+        trainer(tmp_path, HRECallback(lone(made))).fit(made, loader)
+    assert bits(made) == before
+
+
+def test_optimizers_of_other_models_are_left_alone(loader, tmp_path):
+    class Watching(Classifier):
+        def on_before_optimizer_step(self, optimizer):
+            torch.optim.SGD([stranger], lr=0.1).step()
+
+    stranger = nn.Parameter(torch.zeros(1))
+    made = Watching()
+    trainer(tmp_path, HRECallback(lone(made)), max_epochs=1).fit(made, loader)
+
+
+def test_after_the_fit_other_optimizers_may_step_again(loader, tmp_path):
+    made = Classifier()
+    trainer(tmp_path, HRECallback(lone(made)), max_epochs=1).fit(made, loader)
+    torch.optim.SGD(made.parameters(), lr=0.0).step()
+    bypassing = Bypassing()
+    with pytest.raises(UnsupportedError):
+        trainer(tmp_path, HRECallback(lone(bypassing))).fit(bypassing, loader)
+    torch.optim.SGD(bypassing.parameters(), lr=0.0).step()
