@@ -1,0 +1,201 @@
+"""Rounds become records: one system measured, alone in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.meter import Meter, Reading
+from benchmarks.system import System, SystemFactory
+from benchmarks.workload import Workload
+from hre_torch.errors import ConfigurationError, EncodingError
+
+__all__ = ["Patience", "Record", "check_threads", "measure", "measure_apart"]
+
+# Read by OpenMP, OpenBLAS and MKL, hence by numpy and torch, when they are loaded.
+_THREAD_VARIABLES: Final = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to measure one system.
+
+    Attributes:
+        rounds: rounds to measure, after one that only warms tables and caches.
+        budget: seconds after which no further round is begun. A first round that takes
+            longer than this is measured itself: what warms up within seconds does not
+            matter there.
+    """
+
+    rounds: int = 5
+    budget: float = 40.0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One phase of one system.
+
+    Attributes:
+        system: suite or peer.
+        phase: `encrypt`, `check`, `add`, `first_phase`, `first_phase_cached`,
+            `second_phase`, `finish` or `decrypt`.
+        values: length of the update.
+        seconds: median wall-clock time for one update of that length.
+        seconds_least: the fastest reading.
+        seconds_most: the slowest reading.
+        bytes_per_value: message that the phase reads or writes, per value.
+        threads: cores that the system was allowed to use.
+        modulus_bits: length of the ciphertexts' modulus; None without encryption.
+        lanes: ciphertexts that share one randomness; None where that means nothing.
+        profile: modulus profile of the workload.
+        readings: how many readings the median is of.
+        sampled: whether only a part of the update was measured, and time and bytes
+            were scaled up to its length.
+        measured_values: length of that part, or of the update.
+    """
+
+    system: str
+    phase: str
+    values: int
+    seconds: float
+    seconds_least: float
+    seconds_most: float
+    bytes_per_value: float
+    threads: int
+    modulus_bits: int | None
+    lanes: int | None
+    profile: str
+    readings: int
+    sampled: bool
+    measured_values: int
+
+
+def check_threads(threads: int) -> None:
+    """Refuse more threads than this process has cores, and less than one.
+
+    Raises:
+        ConfigurationError: the records would not mean what they say.
+    """
+    cores = len(_cores())
+    if not 1 <= threads <= cores:
+        raise ConfigurationError(
+            f"threads is {threads}, but this process may use {cores} cores; choose "
+            f"between 1 and {cores}"
+        )
+
+
+def measure_apart(
+    factory: SystemFactory, workload: Workload, patience: Patience
+) -> list[Record]:
+    """Measure a system in a fresh process that is bound to `workload.threads` cores.
+
+    Nothing that one system builds or leaves behind (tables, threads, memory) can help
+    or hinder the next, and no library can take more cores than it was allowed.
+    """
+    # The process that is about to start reads them before it loads any library.
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(workload.threads)))
+    with ProcessPoolExecutor(
+        max_workers=1,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_settle,
+        initargs=(workload.threads,),
+    ) as executor:
+        return executor.submit(measure, factory, workload, patience).result()
+
+
+def measure(
+    factory: SystemFactory, workload: Workload, patience: Patience
+) -> list[Record]:
+    """Measure a system in this process.
+
+    Raises:
+        EncodingError: a sum came back wrong, so that its price means nothing.
+    """
+    with factory(workload) as system:
+        meter = _play(system, workload, patience)
+    return [
+        _record(system, phase, readings, workload)
+        for phase, readings in meter.readings.items()
+    ]
+
+
+def _play(system: System, workload: Workload, patience: Patience) -> Meter:
+    updates = [
+        update[: system.measured_values] for update in workload.updates(system.uploads)
+    ]
+    started, meter = time.perf_counter(), Meter()
+    _check_sums(system, updates, system.round(updates, meter))
+    if time.perf_counter() - started > patience.budget:
+        return meter
+    meter = Meter()
+    for _ in range(patience.rounds):
+        _check_sums(system, updates, system.round(updates, meter))
+        if time.perf_counter() - started > patience.budget:
+            break
+    return meter
+
+
+def _check_sums(
+    system: System,
+    updates: Sequence[npt.NDArray[np.int32]],
+    opened: Sequence[npt.NDArray[np.int64]],
+) -> None:
+    expected = np.sum(updates, axis=0, dtype=np.int64)
+    for values in opened:
+        if not np.array_equal(values, expected):
+            raise EncodingError(
+                f"system {system.name!r} did not return the sum of {len(updates)} "
+                f"updates of {expected.size} values; its times mean nothing"
+            )
+
+
+def _record(
+    system: System, phase: str, readings: Sequence[Reading], workload: Workload
+) -> Record:
+    scale = workload.values / system.measured_values
+    seconds = [scale * reading.seconds for reading in readings]
+    moved = statistics.median(reading.bytes for reading in readings)
+    return Record(
+        system=system.name,
+        phase=phase,
+        values=workload.values,
+        seconds=statistics.median(seconds),
+        seconds_least=min(seconds),
+        seconds_most=max(seconds),
+        bytes_per_value=moved / system.measured_values,
+        threads=workload.threads,
+        modulus_bits=system.modulus_bits,
+        lanes=system.lanes,
+        profile=workload.profile,
+        readings=len(readings),
+        sampled=system.measured_values < workload.values,
+        measured_values=system.measured_values,
+    )
+
+
+def _settle(threads: int) -> None:
+    """Bind this process, and whatever it starts, to its cores; keep it silent."""
+    if hasattr(os, "sched_setaffinity"):
+        # The last ones: interrupts usually go to the first.
+        os.sched_setaffinity(0, _cores()[-threads:])
+    # TenSEAL talks on standard output, which belongs to the table.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _cores() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))

@@ -1,0 +1,66 @@
+"""The work that every system is given: the same updates, the same cores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from hre_torch.crypto.modulus import Parameters, load_profile
+from hre_torch.encoding.fixed_point import FixedPoint
+from hre_torch.encoding.packing import Packing
+
+__all__ = ["Workload"]
+
+# A typical size of a value in an update; no system's cost depends on it.
+_DEVIATION: Final = 0.01
+_SEED: Final = 1
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Updates of one length, and what the systems may use to protect them.
+
+    The numbers are those of the reference workload: 16-bit values at scale 2^16 and
+    room for 256 additions.
+
+    Attributes:
+        values: length of one update, at least 1.
+        profile: modulus profile; peers with a modulus take one of the same length.
+        threads: cores that a system is allowed to use.
+        fraction_bits: `f`.
+        value_bits: `b`.
+        max_additions: `K`.
+    """
+
+    values: int
+    profile: str = "demo3072"
+    threads: int = 1
+    fraction_bits: int = 16
+    value_bits: int = 16
+    max_additions: int = 256
+
+    @cached_property
+    def parameters(self) -> Parameters:
+        """The group that the profile names."""
+        return load_profile(self.profile)
+
+    @property
+    def fixed_point(self) -> FixedPoint:
+        """The quantiser of the updates."""
+        return FixedPoint(self.fraction_bits, self.value_bits)
+
+    def packing(self, modulus: int) -> Packing:
+        """Return how values share a plaintext below `modulus`."""
+        return Packing(modulus, self.value_bits, self.max_additions)
+
+    def updates(self, count: int) -> list[npt.NDArray[np.int32]]:
+        """Return `count` quantised updates, int32, each of shape `(values,)`."""
+        stream = np.random.default_rng(_SEED)
+        return [
+            self.fixed_point.quantise(stream.normal(0.0, _DEVIATION, self.values))
+            for _ in range(count)
+        ]
