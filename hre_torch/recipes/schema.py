@@ -1,0 +1,184 @@
+"""The keys of a recipe, their types, ranges and defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal
+
+import torch
+from omegaconf import OmegaConf
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+
+from hre_torch.encoding.fixed_point import Rounding, StochasticRounding
+from hre_torch.optim.staleness import Constant, Hinge, Polynomial, StalenessWeight
+
+__all__ = ["DataSection", "ModelSection", "Recipe", "TrainSection"]
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+_OPTIMIZERS: Final = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+}
+_WITH_MOMENTUM: Final = ("sgd", "rmsprop")
+_STALENESS: Final = {"constant": Constant, "polynomial": Polynomial, "hinge": Hinge}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSection(_Section):
+    """Which network."""
+
+    name: str = Field(description="a network of hre_torch.models, such as mnist_mlp")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="keyword arguments of that network"
+    )
+
+
+class DirichletSplit(_Section):
+    """Class proportions drawn from a Dirichlet distribution (Hsu et al. 2019)."""
+
+    dirichlet: Positive = Field(description="alpha; small values mean few classes each")
+
+
+class DataSection(_Section):
+    """Which data, and how it is divided."""
+
+    name: Literal["digits", "mnist", "cifar10", "imagefolder"] = Field(
+        description="data set"
+    )
+    root: str | None = Field(
+        None, description="folder of the data; HRE_TORCH_DATA or a cache by default"
+    )
+    split: Literal["iid"] | DirichletSplit = Field(
+        "iid", description="iid, or {dirichlet: alpha}"
+    )
+    augment: bool = Field(False, description="random shifts and flips while training")
+    train_size: Count | None = Field(
+        None, description="use only so many training images"
+    )
+
+
+class TrainSection(_Section):
+    """How every participant trains."""
+
+    epochs: Positive = Field(description="passes over a participant's own images")
+    batch_size: Count = Field(32, description="images per local step")
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"] = Field(
+        "sgd", description="the optimizer that HREOptimizer wraps"
+    )
+    lr: Positive = Field(0.1, description="learning rate")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="momentum of sgd and rmsprop"
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="L2 penalty")
+    schedule: Literal["none", "cosine", "onecycle"] = Field(
+        "none", description="learning rate over the whole run"
+    )
+    push_every: Count = Field(1, description="local steps from push to push")
+    pull_every: Count = Field(1, description="local steps from pull to pull")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of everything seeded")
+    clip: Positive | None = Field(None, description="L2 bound of an update")
+    error_feedback: bool = Field(
+        True, description="keep what quantisation left over for the next push"
+    )
+    rounding: Literal["nearest", "stochastic"] = Field(
+        "nearest", description="rule of the quantiser"
+    )
+    staleness_weight: Literal["constant", "polynomial", "hinge"] = Field(
+        "constant", description="weight of late updates (Xie, Koyejo, Gupta 2019)"
+    )
+    speeds: list[Positive] | None = Field(
+        None, description="relative speed of every participant; equal by default"
+    )
+    evaluate_every: Positive = Field(
+        1.0, description="epochs from one test of the released weights to the next"
+    )
+
+    def make_optimizer(self, parameters: Iterable[Tensor]) -> Optimizer:
+        """Return the inner optimizer over some parameters."""
+        options: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
+        if self.optimizer in _WITH_MOMENTUM:
+            options["momentum"] = self.momentum
+        return _OPTIMIZERS[self.optimizer](parameters, **options)
+
+    def make_scheduler(self, optimizer: Optimizer, steps: int) -> LRScheduler | None:
+        """Return the learning-rate scheduler for so many local steps, if any."""
+        if self.schedule == "cosine":
+            return CosineAnnealingLR(optimizer, T_max=steps)
+        if self.schedule == "onecycle":
+            return OneCycleLR(optimizer, max_lr=self.lr, total_steps=steps + 1)
+        return None
+
+    def make_rounding(self, participant: int) -> Rounding | None:
+        """Return the rounding rule of one participant; None rounds to the nearest."""
+        if self.rounding == "nearest":
+            return None
+        return StochasticRounding(1_000_003 * self.seed + participant)
+
+    def make_staleness_weight(self) -> StalenessWeight:
+        """Return the weight of an update as a function of its staleness."""
+        weight: StalenessWeight = _STALENESS[self.staleness_weight]()
+        return weight
+
+    @property
+    def has_momentum(self) -> bool:
+        """Whether the inner optimizer carries momentum."""
+        return self.momentum > 0 or self.optimizer in ("adam", "adamw")
+
+
+class Recipe(_Section):
+    """A whole recipe."""
+
+    suite: str = Field("hybrid", description="protocol: hybrid, gated, paper, ...")
+    profile: str = Field("rsa2048", description="modulus profile, or a profile file")
+    participants: Count = Field(4, description="how many take part")
+    min_contributions: Count | None = Field(
+        None, description="t, distinct identities per release; the suite's default"
+    )
+    assumed_colluders: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="c, participants that may collude; t - 2 by default"
+    )
+    combine: Literal["sum", "mean"] | None = Field(
+        None, description="sum for push_every 1 without momentum, else mean"
+    )
+    max_additions: Count | None = Field(
+        None, description="K, most uploads in one sum; the suite's default"
+    )
+    value_bits: Annotated[int, Field(ge=2, le=32)] = Field(
+        16, description="b, bits of a quantised value, sign included"
+    )
+    fraction_bits: Annotated[int, Field(ge=0, le=40)] = Field(
+        16, description="f; values are integers at scale 2^f"
+    )
+    staleness_bound: Count = Field(
+        50, description="S, most releases that an upload may lag behind"
+    )
+    buffers: Literal["local", "mean"] = Field(
+        "local", description="mean averages BatchNorm statistics too"
+    )
+    workers: Count = Field(2, description="processes for the cryptography")
+    model: ModelSection
+    data: DataSection
+    train: TrainSection
+
+    @property
+    def combination(self) -> Literal["sum", "mean"]:
+        """How updates combine, with the default filled in."""
+        if self.combine is not None:
+            return self.combine
+        plain_sgd = self.train.push_every == 1 and not self.train.has_momentum
+        return "sum" if plain_sgd else "mean"
+
+    def to_yaml(self) -> str:
+        """Return the recipe as YAML that `load_recipe` reads back unchanged."""
+        return OmegaConf.to_yaml(OmegaConf.create(self.model_dump()))
