@@ -1,0 +1,110 @@
+"""A6: an accomplice cancels bob inside the sum, and alice stands alone.
+
+Mallory uploads the inverse of bob's upload, made fresh with zeros of its own, and its
+count slot set so that the sum still counts three. What the release then opens to is
+alice's update. The forger knows the content of its upload no more than bob's, and that
+is what a proof of *knowledge*, bound to mallory's name, does not let pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from hre_torch.attacks.algebra import invert_block, look, unmask
+from hre_torch.attacks.forgery import Draft
+from hre_torch.attacks.result import Attack, Outcome, Refusals, Target
+from hre_torch.attacks.scene import CAST, Scene
+from hre_torch.crypto.encryption import add
+from hre_torch.protocol.envelope import Envelope
+from hre_torch.protocol.messages import Download, Upload
+from hre_torch.protocol.suites.keys import LaneTask, decode_exponents
+from hre_torch.protocol.task import Secret, Task
+
+__all__ = ["ATTACK", "View", "cancelled_upload"]
+
+_COUNT: Final = 2
+"""What mallory's own count slot must be: it stands for bob's as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What mallory knows, and what it can do to the servers.
+
+    Attributes:
+        task: public.
+        mallory: its own keys.
+        cancelled: bob's upload, tapped.
+        doors: ways to bring in an upload of its own, the DSP's help included.
+        download: fetches the release of all three.
+    """
+
+    task: Task
+    mallory: Secret
+    cancelled: Envelope[Upload]
+    doors: tuple[Callable[[Envelope[Upload]], object], ...]
+    download: Callable[[], Envelope[Download]]
+
+
+def cancelled_upload(view: View, refusals: Refusals) -> tuple[int, ...] | None:
+    """Return alice's update; None if no door lets the inverse in."""
+    lanes = LaneTask(view.task)
+    parameters = lanes.parameters
+    theirs = lanes.layout.ciphertexts(view.cancelled.parts, what="an upload")
+    draft = Draft.of(view.task, [_COUNT] * lanes.layout.plaintexts)
+    draft.blocks = [
+        add(own, invert_block(block, parameters), parameters)
+        for own, block in zip(draft.blocks, theirs, strict=True)
+    ]
+    forged = draft.seal(view.mallory)
+    for door in view.doors:
+        with refusals:
+            door(forged)
+            k = decode_exponents(view.mallory.material, parameters).reveal()
+            return look(unmask(view.download().parts, lanes, k), lanes, len(CAST))
+    return None
+
+
+def _run(target: Target, seed: int, profile: str) -> Outcome:
+    scene, refusals = Scene(target.suite, seed, profile), Refusals()
+    updates = scene.contribute("alice", "bob")
+
+    def download() -> Envelope[Download]:
+        scene.release()
+        return scene.fetch("mallory")
+
+    view = View(
+        scene.task,
+        scene.secrets["mallory"],
+        scene.heard("bob->dsp", Upload)[0],
+        (scene.deliver, scene.smuggle),
+        download,
+    )
+    return Outcome.of(cancelled_upload(view, refusals), updates["alice"], refusals)
+
+
+ATTACK: Final = Attack(
+    name="A6",
+    title="an honest upload cancelled inside a sum",
+    who="a participant, with or without the DSP",
+    run=_run,
+    targets=(
+        Target(
+            "paper",
+            expected=True,
+            because="anybody can multiply a tapped upload's inverse into its own",
+        ),
+        Target(
+            "gated without proofs",
+            expected=True,
+            because="a sum of three identities is no sum of three updates",
+        ),
+        Target(
+            "gated",
+            expected=False,
+            because="each server verifies a proof of knowledge that is bound to the "
+            "sender",
+        ),
+    ),
+)

@@ -1,0 +1,97 @@
+"""A7: one participant makes a sum that nobody can open, ever.
+
+Mallory multiplies a lane by an n-th residue that has nothing to do with the joint key.
+The product of all uploads then opens under nobody's key, and asking the servers again
+does not help. Whoever added it up cannot tell whose fault it is. Verified before it is
+added, such an upload reaches no sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from hre_torch.attacks.algebra import power
+from hre_torch.attacks.forgery import Draft
+from hre_torch.attacks.result import Attack, Outcome, Refusals, Target
+from hre_torch.attacks.scene import Scene
+from hre_torch.crypto.entropy import SYSTEM_ENTROPY
+from hre_torch.protocol.envelope import Envelope
+from hre_torch.protocol.messages import Upload
+from hre_torch.protocol.suites.keys import LaneTask
+from hre_torch.protocol.task import Secret, Task
+
+__all__ = ["ATTACK", "View", "spoil"]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What mallory knows, and what it can do.
+
+    Attributes:
+        task: public.
+        mallory: its own keys.
+        door: brings in an upload of its own.
+    """
+
+    task: Task
+    mallory: Secret
+    door: Callable[[Envelope[Upload]], object]
+
+
+def spoil(view: View, refusals: Refusals) -> None:
+    """Bring in an upload of which one lane is off the key relation."""
+    lanes = LaneTask(view.task)
+    n, n_squared = lanes.parameters.n, lanes.parameters.n_squared
+    stray = power(SYSTEM_ENTROPY.unit(n), n, lanes.parameters)
+    nothing = np.zeros(lanes.n_values, dtype=np.int32)
+    draft = Draft.of(view.task, lanes.packing.pack(nothing))
+    draft.tamper(
+        lambda block: replace(
+            block, lanes=(block.lanes[0] * stray % n_squared, *block.lanes[1:])
+        )
+    )
+    with refusals:
+        view.door(draft.seal(view.mallory))
+
+
+def _run(target: Target, seed: int, profile: str) -> Outcome:
+    names = ("alice", "bob", "carol", "mallory")
+    scene, refusals = Scene(target.suite, seed, profile, names=names), Refusals()
+    spoil(View(scene.task, scene.secrets["mallory"], scene.deliver), refusals)
+    updates = scene.contribute("alice", "bob", "carol")
+    scene.release()
+    opened = scene.opened_by("bob", refusals)
+    total = np.sum(list(updates.values()), axis=0)
+    outcome = Outcome.of(opened, total, refusals)
+    # Here the attacker wants that bob does *not* get the true sum.
+    return replace(outcome, succeeded=not outcome.succeeded)
+
+
+ATTACK: Final = Attack(
+    name="A7",
+    title="a sum that opens under nobody's key",
+    who="one participant, alone",
+    run=_run,
+    targets=(
+        Target(
+            "paper",
+            expected=True,
+            because="the DSP adds what it cannot check, and bob can never open it",
+        ),
+        Target(
+            "gated without proofs",
+            expected=True,
+            because="one lane off the key relation spoils the sum of all",
+        ),
+        Target(
+            "gated",
+            expected=False,
+            because="the DSP verifies every lane before it adds an upload; bob opens "
+            "the sum of the others",
+        ),
+    ),
+)
