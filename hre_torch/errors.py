@@ -31,6 +31,7 @@ HREError
 │   ├── TransformError      a key transform failed; nothing was consumed, ask again
 │   └── ReleaseRejectedError a release decodes wrongly; everybody rejects it
 └── AggregatorError         the backend that carries messages failed
+    └── StoreError          a server's stored state is damaged or cannot be written
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ __all__ = [
     "SignatureError",
     "SlotOverflowError",
     "StaleUploadError",
+    "StoreError",
     "TaskError",
     "TransformError",
     "UnknownPluginError",
@@ -196,6 +198,10 @@ class ReleaseRejectedError(ProtocolError):
 
 class AggregatorError(HREError):
     """The backend that carries messages between the roles failed."""
+
+
+class StoreError(AggregatorError):
+    """A server's stored state is damaged, foreign, in use, or cannot be written."""
 
 
 class HREWarning(UserWarning):

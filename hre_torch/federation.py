@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -17,27 +17,27 @@ from hre_torch.crypto.modulus import load_profile
 from hre_torch.crypto.signatures import SigningKey
 from hre_torch.errors import TaskError
 from hre_torch.observer import Observer, silent
-from hre_torch.optim.flatten import Buffers, FlatView, Layout
+from hre_torch.optim.flatten import Buffers
+from hre_torch.proposal import Combine, propose_task
 from hre_torch.protocol.session import Session, SessionState
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import (
+    DATA_SERVICE,
+    KEY_TRANSFORM,
     Role,
     Roster,
     Secret,
     Task,
     TaskConfig,
     sign_task,
-    state_digest,
 )
 from hre_torch.protocol.workers import Workers
 from hre_torch.registry import nearest
 
 __all__ = ["DEFAULT_PROFILE", "DEFAULT_SUITE", "Federation", "FederationState"]
 
-DEFAULT_SUITE: Final = "paper"
+DEFAULT_SUITE: Final = "hybrid"
 DEFAULT_PROFILE: Final = "rsa2048"
-
-Combine = Literal["sum", "mean"]
 
 
 class SecretState(msgspec.Struct):
@@ -157,32 +157,21 @@ class Federation:
         names = _names(participants)
         operator = SigningKey.generate()
         secrets, roster = chosen.setup(names, parameters, operator=operator.public)
-        layout = Layout.of(model, buffers)
-        initial = _quantised(FlatView.of(model, buffers).read(), fraction_bits)
-        if min_contributions is None:
-            min_contributions = chosen.default_contributions(len(names))
-        if max_additions is None:
-            max_additions = chosen.default_max_additions
-        if assumed_colluders is None:
-            assumed_colluders = max(0, min_contributions - 2)
-        config = TaskConfig(
+        config, initial = propose_task(
+            model,
+            roster,
+            parameters,
             suite=suite,
             profile=profile,
-            parameters_digest=parameters.digest,
-            fraction_bits=fraction_bits,
-            value_bits=value_bits,
-            max_additions=max_additions,
-            clip=clip,
             min_contributions=min_contributions,
             assumed_colluders=assumed_colluders,
+            combine=combine,
+            max_additions=max_additions,
+            value_bits=value_bits,
+            fraction_bits=fraction_bits,
             staleness_bound=staleness_bound,
-            pending_limit=max(1, max_additions // max(1, len(names))),
-            combine=combine or "mean",
-            n_params=layout.n_params,
-            n_buffers=layout.n_buffers,
-            layout_digest=layout.digest,
-            initial_digest=state_digest(initial),
-            roster_digest=roster.digest(),
+            buffers=buffers,
+            clip=clip,
         )
         return cls(
             Task(config, roster, parameters, sign_task(config, operator)),
@@ -256,6 +245,14 @@ class Federation:
         )
         return self.sessions[name]
 
+    def start_workers(self) -> None:
+        """Start the worker processes now: everybody has joined, nobody trains yet.
+
+        They are forked from this process, and threads that training starts may hold
+        locks at that moment; without this call they start when they are first needed.
+        """
+        self._workers.start()
+
     def state(self) -> FederationState:
         """Return everything that `resume` needs, every secret included.
 
@@ -304,14 +301,10 @@ def _names(participants: int | Sequence[str]) -> list[str]:
             f"participants is the text {participants!r}; give a number, or a list of "
             "names"
         )
-    return list(participants)
-
-
-def _quantised(
-    values: npt.NDArray[np.float64], fraction_bits: int
-) -> npt.NDArray[np.int64]:
-    if not np.isfinite(values).all():
+    reserved = {DATA_SERVICE, KEY_TRANSFORM} & set(participants)
+    if reserved:
         raise TaskError(
-            "the model's initial weights hold NaN or infinity; initialise it again"
+            f"a participant is named {', '.join(sorted(reserved))!r}, which is the "
+            "name of a server; choose another"
         )
-    return np.rint(values * 2.0**fraction_bits).astype(np.int64)
+    return list(participants)

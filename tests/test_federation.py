@@ -17,6 +17,7 @@ from hre_torch.errors import (
 def make(**options) -> Federation:
     options.setdefault("participants", 3)
     options.setdefault("profile", "toy-insecure")
+    options.setdefault("suite", "paper")
     return Federation.local(torch.nn.Linear(4, 2), **options)
 
 
@@ -41,7 +42,7 @@ def test_join_takes_a_name_or_the_next_who_is_missing():
         ({"participants": 0}, TaskError, "at least one participant"),
         ({"participants": "ab"}, TaskError, "list of names"),
         ({"participants": ["a", "a"]}, TaskError, "more than once"),
-        ({"participants": ["dsp"]}, TaskError, "more than once"),
+        ({"participants": ["dsp"]}, TaskError, "name of a server"),
         ({"max_additions": 1, "min_contributions": 2}, TaskError, "raise max_add"),
         ({"staleness_bound": 0}, TaskError, "staleness_bound"),
         ({"clip": -1.0}, TaskError, "clip"),
@@ -77,6 +78,15 @@ def test_a_model_with_nan_weights_is_refused():
 
 def test_the_default_t_is_one_in_suite_paper():
     assert make().task.config.min_contributions == 1
+
+
+def test_the_default_suite_is_hybrid_and_needs_three_participants():
+    assert make(suite="hybrid").task.config.min_contributions == 3
+    with pytest.raises(TaskError, match="between 1 and the number"):
+        make(suite="hybrid", participants=2)
+    model = torch.nn.Linear(4, 2)
+    federation = Federation.local(model, participants=3, profile="toy-insecure")
+    assert federation.task.config.suite == "hybrid"
 
 
 def test_q_shares_k_between_the_participants():

@@ -30,5 +30,8 @@ __all__ = ["AGGREGATORS"]
 AGGREGATORS: Final[Registry[Callable[..., Aggregator]]] = Registry(
     "aggregator",
     "hre_torch.aggregators",
-    {"local": "hre_torch.aggregators.local:LocalAggregator"},
+    {
+        "http": "hre_torch.aggregators.http:HTTPAggregator",
+        "local": "hre_torch.aggregators.local:LocalAggregator",
+    },
 )

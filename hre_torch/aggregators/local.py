@@ -7,6 +7,7 @@ byte of every link.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
@@ -16,10 +17,11 @@ import msgspec
 from hre_torch.errors import HREError
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.aggregator import Aggregator
-from hre_torch.protocol.data_service import DataServiceProvider, DataServiceState
+from hre_torch.protocol.data_service import DataServiceProvider
 from hre_torch.protocol.envelope import Envelope, Header, decode, refuse
-from hre_torch.protocol.key_transform import KeyTransformServer, KeyTransformState
+from hre_torch.protocol.key_transform import KeyTransformServer
 from hre_torch.protocol.messages import (
+    Ack,
     Deposit,
     Receipt,
     Release,
@@ -28,6 +30,7 @@ from hre_torch.protocol.messages import (
     TransformRequest,
     Upload,
 )
+from hre_torch.protocol.states import DataServiceState, KeyTransformState
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import DATA_SERVICE, KEY_TRANSFORM, Secret, Task
 from hre_torch.protocol.workers import Workers
@@ -103,9 +106,13 @@ class LocalServers:
         self._tapped(f"{name}->dsp", upload)
         with self._lock:
             try:
-                reply = self._admit(upload)
+                reply = self._admit(upload).encode()
             except HREError as error:
-                reply = self._refusal(error)
+                about = hashlib.sha256(upload).digest()
+                reply = self._refusal(error, about)
+            else:
+                # Accepted is accepted: what goes wrong from here on is no refusal.
+                self._release_if_due()
         self._tapped(f"dsp->{name}", reply)
         return reply
 
@@ -114,14 +121,19 @@ class LocalServers:
         while True:
             with self._lock:
                 try:
-                    download = self._next_download(name, since, merge=merge)
+                    download: tuple[int | None, bytes] | None = self._next_download(
+                        name, since, merge=merge
+                    )
                 except HREError as error:
-                    download = (since, self._refusal(error))
+                    download = (None, self._refusal(error))
             if download is None:
                 return
-            since, data = download
+            last, data = download
             self._tapped(f"dsp->{name}", data)
             yield data
+            if last is None:
+                return
+            since = last
 
     def state(self) -> LocalServersState:
         """Return everything that a restart needs, keys aside."""
@@ -130,13 +142,15 @@ class LocalServers:
                 self._data_service.state(), self._key_transform.state()
             )
 
-    def _admit(self, data: bytes) -> bytes:
+    def _admit(self, data: bytes) -> Envelope[Ack]:
         upload = decode(data, Upload, cfg=self.task.cfg, max_bytes=self._max_bytes)
         deposit = self._cross("dsp->kts", self._data_service.admit(upload), Deposit)
-        receipt = self._key_transform.deposit(deposit)
-        ack = self._data_service.confirm(self._cross("kts->dsp", receipt, Receipt))
-        self._release_if_due()
-        return ack.encode()
+        try:
+            receipt = self._key_transform.deposit(deposit)
+        except HREError:
+            self._data_service.withdraw(upload.digest)
+            raise
+        return self._data_service.confirm(self._cross("kts->dsp", receipt, Receipt))
 
     def _release_if_due(self) -> None:
         order = self._data_service.propose()
@@ -170,8 +184,10 @@ class LocalServers:
         self._tapped(link, data)
         return decode(data, kind, cfg=self.task.cfg, max_bytes=self._max_bytes)
 
-    def _refusal(self, error: HREError) -> bytes:
-        return refuse(error, cfg=self.task.cfg, sender=DATA_SERVICE, key=self._key)
+    def _refusal(self, error: HREError, about: bytes = b"") -> bytes:
+        return refuse(
+            error, cfg=self.task.cfg, sender=DATA_SERVICE, key=self._key, about=about
+        )
 
     def _tapped(self, link: str, data: bytes) -> None:
         for tap in self.taps:

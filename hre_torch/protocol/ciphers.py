@@ -107,8 +107,11 @@ class DataServiceCipher(ABC, Generic[Total]):
         """Return the sum of one or more uploads (or sums of them)."""
 
     def merge(self, releases: Sequence[Total]) -> Total:
-        """Return the sum of consecutive releases, for a recipient that is behind."""
-        return self.add(releases)
+        """Return the sum of consecutive releases, for a recipient that is behind.
+
+        A single release is returned itself, with whatever is cached in it.
+        """
+        return releases[0] if len(releases) == 1 else self.add(releases)
 
     def commitment(self, total: Total) -> bytes:
         """Return the hash of a sum that the KTS signs into the release, if any."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from hre_torch.errors import MessageError, ReleaseError, TransformError
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.ciphers import Body
-from hre_torch.protocol.envelope import Envelope, seal
-from hre_torch.protocol.ledger import Entry, Ledger, LedgerState
+from hre_torch.protocol.envelope import Envelope, decode, seal
+from hre_torch.protocol.evidence import Evidence, EvidenceBox
+from hre_torch.protocol.journal import Journal
+from hre_torch.protocol.ledger import Entry, Ledger
 from hre_torch.protocol.messages import (
     Ack,
     Deposit,
@@ -23,56 +23,40 @@ from hre_torch.protocol.messages import (
     TransformRequest,
     Upload,
 )
+from hre_torch.protocol.shelf import Shelf
+from hre_torch.protocol.states import DataServiceState
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Secret, Task
 from hre_torch.protocol.workers import Workers
 
-__all__ = ["DataServiceProvider", "DataServiceState"]
+__all__ = ["DataServiceProvider", "Standing"]
 
 
-@dataclass(slots=True)
-class _Stored:
-    """An upload that is not released yet: its signed header and its decoded body."""
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a task stands for one participant.
 
-    envelope: Envelope[Upload]
-    forwarded: tuple[bytes, ...]
-    total: Any
+    Attributes:
+        version: newest release.
+        oldest: oldest release that is still kept; `version + 1` if none is.
+        next_sequence: lowest sequence number that the participant has not used.
+        pending: its uploads that are neither released nor expired.
+    """
 
-
-@dataclass(slots=True)
-class _Released:
-    """A release: the KTS's signed list, and the sum."""
-
-    encoded: bytes
-    count: int
-    total: Any
-
-
-class StoredState(msgspec.Struct):
-    """An unreleased upload as bytes."""
-
-    header: bytes
-    proof: bytes
-    signature: bytes
-    forwarded: tuple[bytes, ...]
-    total: tuple[bytes, ...]
+    version: int
+    oldest: int
+    next_sequence: int
+    pending: int
 
 
-class ReleasedState(msgspec.Struct):
-    """A release that somebody has still to fetch, as bytes."""
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A key transform that waits for the KTS: its releases, own part, signed lists."""
 
-    encoded: bytes
-    count: int
-    total: tuple[bytes, ...]
-
-
-class DataServiceState(msgspec.Struct):
-    """Everything a DSP needs to go on after a restart, keys aside."""
-
-    ledger: LedgerState
-    uploads: dict[bytes, StoredState]
-    releases: dict[int, ReleasedState]
-    fetched: dict[str, int]
+    first: int
+    last: int
+    own: Any
+    signed: tuple[bytes, ...]
 
 
 class DataServiceProvider:
@@ -84,6 +68,7 @@ class DataServiceProvider:
         workers: where block-wise arithmetic runs.
         observe: told of the phases `add` and `first_phase`.
         state: where an earlier DSP of the same task stopped.
+        journal: told of every change of the state.
     """
 
     def __init__(
@@ -94,29 +79,33 @@ class DataServiceProvider:
         *,
         observe: Observer = silent,
         state: DataServiceState | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.task = task
         self._secret = secret
         self._observe = observe
+        self._journal = journal or Journal()
         self._suite = SUITES.get(task.config.suite)
         self._suite.check(task)
         self._cipher = self._suite.data_service(task, secret, workers)
-        self._sizes = self._suite.upload_sizes(task)
+        self._sizes = (self._suite.proof_size(task), *self._suite.upload_sizes(task))
         self._ledger = Ledger(
             task.config, task.roster.names, state.ledger if state else None
         )
-        self._uploads: dict[bytes, _Stored] = {}
-        self._releases: dict[int, _Released] = {}
-        self._fetched = dict.fromkeys(task.roster.names, 0)
+        self._shelf = Shelf(task.roster.names, self._cipher, self._journal, state)
+        self._evidence = EvidenceBox(self._journal, state.evidence if state else ())
         self._summed: tuple[list[bytes], Any] | None = None
-        self._transforms: dict[str, tuple[int, int, Any]] = {}
-        if state is not None:
-            self._restore(state)
+        self._transforms: dict[str, _Begun] = {}
 
     @property
     def version(self) -> int:
         """Number of releases so far."""
         return self._ledger.version
+
+    @property
+    def evidence(self) -> tuple[Evidence, ...]:
+        """Proof of contradictions that this server has come across."""
+        return self._evidence.all()
 
     def base_version(self, upload: bytes) -> int:
         """Return the version that an entered upload, named by its digest, builds on.
@@ -138,13 +127,15 @@ class DataServiceProvider:
             EquivocationError, StaleUploadError, BackPressure: see `Ledger.enter`.
         """
         header = upload.header
-        upload.verify(self.task.roster.card(header.sender).signing_key)
-        sizes = tuple(part.size for part in header.parts)
+        upload.verify(self.task.roster.participant(header.sender).signing_key)
+        sizes = (len(upload.proof), *(part.size for part in header.parts))
         if sizes != self._sizes:
             raise MessageError(
-                f"the parts of an upload have {self._sizes} octets in this task, these "
-                f"have {sizes}"
+                f"proof and parts of an upload have {self._sizes} octets in this task, "
+                f"these have {sizes}"
             )
+        earlier = self._ledger.named(header.sender, header.sequence)
+        self._evidence.compare(self._shelf.signed(earlier), upload)
         entry = Entry.of(header, upload.digest)
         self._ledger.check_entry(entry)
         if self._ledger.find(upload.digest) is None:
@@ -153,18 +144,16 @@ class DataServiceProvider:
                     Body(upload.parts, upload.header_bytes, upload.proof)
                 )
             self._ledger.enter(entry)
-            forwarded = tuple(upload.parts[i] for i in self._suite.forwarded)
-            self._uploads[upload.digest] = _Stored(upload, forwarded, total)
-        deposit = Deposit(
-            cfg=self.task.cfg,
-            sender=self._secret.name,
-            upload_header=upload.header_bytes,
-            upload_proof=upload.proof,
-            upload_signature=upload.signature,
-        )
-        stored = self._uploads.get(upload.digest)
-        forwarded = () if stored is None else stored.forwarded
-        return seal(deposit, self._secret.signing, forwarded)
+            self._shelf.put(entry, upload, upload.parts, total)
+        return self._deposit(upload)
+
+    def unconfirmed(self) -> list[Envelope[Deposit]]:
+        """Return the deposits of all pending uploads, to forward after a restart."""
+        return [
+            self._deposit(self._shelf.uploads[entry.digest].envelope)
+            for entry in self._ledger.unreleased()
+            if entry.status == "pending"
+        ]
 
     def confirm(self, receipt: Envelope[Receipt]) -> Envelope[Ack]:
         """Accept an upload that the KTS has logged, and acknowledge it.
@@ -174,15 +163,40 @@ class DataServiceProvider:
             ReleaseError: it is for an upload that never came here.
         """
         receipt.verify(self.task.roster.key_transform.signing_key)
-        entry = self._ledger.accept(receipt.header.upload)
-        ack = Ack(
-            cfg=self.task.cfg,
-            sender=self._secret.name,
-            upload=entry.digest,
-            sequence=entry.sequence,
-            version=self._ledger.version,
+        known = self._ledger.find(receipt.header.upload)
+        if known is not None and known.status == "pending":
+            self._journal.accepted(known.digest)
+        return self._ack(self._ledger.accept(receipt.header.upload))
+
+    def withdraw(self, upload: bytes) -> None:
+        """Drop a pending upload that the KTS refuses, so that its owner may go on.
+
+        Raises:
+            ReleaseError: it is not pending.
+        """
+        self._ledger.withdraw(upload)
+        self._shelf.drop(upload)
+
+    def acknowledge(self, upload: bytes) -> Envelope[Ack] | None:
+        """Acknowledge again what was accepted before; None for any other digest."""
+        entry = self._ledger.find(upload)
+        if entry is None or entry.status == "pending":
+            return None
+        return self._ack(entry)
+
+    def standing(self, name: str) -> Standing:
+        """Return where the task stands for one participant.
+
+        Raises:
+            TaskError: the roster has no such name.
+        """
+        self.task.roster.participant(name)
+        return Standing(
+            version=self.version,
+            oldest=min(self._shelf.releases, default=self.version + 1),
+            next_sequence=self._ledger.next_sequence(name),
+            pending=len(self._ledger.unreleased(name)),
         )
-        return seal(ack, self._secret.signing)
 
     def propose(self) -> Envelope[ReleaseOrder] | None:
         """Propose a release, as soon as t distinct identities have accepted uploads."""
@@ -205,10 +219,12 @@ class DataServiceProvider:
 
         Raises:
             SignatureError: it is not the KTS's.
+            EquivocationError: the KTS has signed another list for that version.
             ReleaseError: the list breaks a rule or the chain does not continue.
         """
         release.verify(self.task.roster.key_transform.signing_key)
         header = release.header
+        self._evidence.compare(self._recorded(header.version), release)
         if (
             header.version == self._ledger.version
             and header.chain == self._ledger.chain
@@ -223,6 +239,12 @@ class DataServiceProvider:
             raise ReleaseError(
                 f"release {header.version} continues another history than this server's"
             )
+        chain = self._ledger.chain_after(proposal, header.commitment)
+        if header.chain != chain:
+            raise ReleaseError(
+                f"the hash chain of release {header.version} does not recompute: it "
+                "names uploads otherwise than this server knows them"
+            )
         total = self._sum([entry.digest for entry in proposal.uploads])
         if header.commitment != self._cipher.commitment(total):
             raise ReleaseError(
@@ -230,11 +252,7 @@ class DataServiceProvider:
             )
         self._summed = None
         self._ledger.release(proposal, header.commitment)
-        for entry in (*proposal.uploads, *proposal.expired):
-            del self._uploads[entry.digest]
-        self._releases[header.version] = _Released(
-            release.encode(), len(proposal.uploads), total
-        )
+        self._shelf.release(proposal, release, total)
 
     def next_range(
         self, recipient: str, since: int, *, merge: bool = True
@@ -253,24 +271,25 @@ class DataServiceProvider:
             TransformError: the recipient is so far behind that its next release is
                 no longer kept, or claims releases that do not exist.
         """
-        self.task.roster.card(recipient)
+        self.task.roster.participant(recipient)
         if since > self.version:
             raise TransformError(
                 f"{recipient!r} asks for what follows release {since}, but the newest "
                 f"is {self.version}: it belongs to another federation"
             )
-        self._forget(recipient, since)
+        self._shelf.forget(recipient, since)
+        releases = self._shelf.releases
         if since == self.version:
             return None
-        if since + 1 not in self._releases:
+        if since + 1 not in releases:
             raise TransformError(
                 f"release {since + 1} is no longer kept; {recipient!r} must start from "
                 "a snapshot of the released weights"
             )
         last = since + 1
-        count = self._releases[last].count
+        count = releases[last].count
         while merge and self._suite.merges and last < self.version:
-            count += self._releases[last + 1].count
+            count += releases[last + 1].count
             if count > self.task.config.max_additions:
                 break
             last += 1
@@ -280,11 +299,12 @@ class DataServiceProvider:
         self, recipient: str, first: int, last: int
     ) -> Envelope[TransformRequest]:
         """Run the first phase for the releases `first..last`."""
-        releases = [self._releases[v].total for v in range(first, last + 1)]
+        kept = [self._shelf.releases[v] for v in range(first, last + 1)]
         with self._observe("first_phase"):
-            total = self._cipher.merge(releases)
-            parts, kept = self._cipher.begin(total, recipient)
-        self._transforms[recipient] = (first, last, kept)
+            total = self._cipher.merge([release.total for release in kept])
+            parts, own = self._cipher.begin(total, recipient)
+        signed = tuple(release.encoded for release in kept)
+        self._transforms[recipient] = _Begun(first, last, own, signed)
         request = TransformRequest(
             cfg=self.task.cfg,
             sender=self._secret.name,
@@ -303,69 +323,67 @@ class DataServiceProvider:
         """
         reply.verify(self.task.roster.key_transform.signing_key)
         header = reply.header
-        first, last, kept = self._transforms.get(header.recipient, (0, 0, None))
-        if (header.first, header.last) != (first, last):
+        begun = self._transforms.get(header.recipient)
+        if begun is None or (header.first, header.last) != (begun.first, begun.last):
             raise TransformError(
                 f"the reply is for releases {header.first}..{header.last} of "
                 f"{header.recipient!r}, which were not asked for; begin again"
             )
-        parts = self._cipher.finish(kept, reply.parts)
+        parts = self._cipher.finish(begun.own, reply.parts)
         del self._transforms[header.recipient]
         download = Download(
             cfg=self.task.cfg,
             sender=self._secret.name,
             recipient=header.recipient,
-            releases=tuple(self._releases[v].encoded for v in range(first, last + 1)),
+            releases=begun.signed,
             version=self.version,
         )
         return seal(download, self._secret.signing, parts)
+
+    def _recorded(self, version: int) -> Envelope[Release] | None:
+        kept = self._shelf.releases.get(version)
+        if kept is None:
+            return None
+        return decode(kept.encoded, Release, cfg=self.task.cfg, max_bytes=0)
+
+    def _deposit(self, upload: Envelope[Upload]) -> Envelope[Deposit]:
+        deposit = Deposit(
+            cfg=self.task.cfg,
+            sender=self._secret.name,
+            upload_header=upload.header_bytes,
+            upload_proof=upload.proof,
+            upload_signature=upload.signature,
+        )
+        # Once released, an upload is only a line in the ledger, here and at the KTS.
+        stored = self._shelf.uploads.get(upload.digest)
+        parts = () if stored is None else self._cipher.dump(stored.total)
+        forwarded = tuple(parts[i] for i in self._suite.forwarded) if parts else ()
+        return seal(deposit, self._secret.signing, forwarded)
+
+    def _ack(self, entry: Entry) -> Envelope[Ack]:
+        ack = Ack(
+            cfg=self.task.cfg,
+            sender=self._secret.name,
+            upload=entry.digest,
+            sequence=entry.sequence,
+            version=self._ledger.version,
+        )
+        return seal(ack, self._secret.signing)
 
     def _sum(self, digests: list[bytes]) -> Any:
         """Return the sum of some uploads; the newest one asked for is kept."""
         if self._summed is None or self._summed[0] != digests:
             with self._observe("add"):
-                totals = [self._uploads[digest].total for digest in digests]
+                totals = self._shelf.totals(digests)
                 self._summed = (digests, self._cipher.add(totals))
         return self._summed[1]
-
-    def _forget(self, recipient: str, since: int) -> None:
-        self._fetched[recipient] = max(self._fetched[recipient], since)
-        everybody = min(self._fetched.values())
-        for version in [v for v in self._releases if v <= everybody]:
-            del self._releases[version]
 
     def state(self) -> DataServiceState:
         """Return everything that a restart needs, keys aside."""
         return DataServiceState(
             ledger=self._ledger.state(),
-            uploads={
-                digest: StoredState(
-                    stored.envelope.header_bytes,
-                    stored.envelope.proof,
-                    stored.envelope.signature,
-                    stored.forwarded,
-                    self._cipher.dump(stored.total),
-                )
-                for digest, stored in self._uploads.items()
-            },
-            releases={
-                version: ReleasedState(
-                    released.encoded, released.count, self._cipher.dump(released.total)
-                )
-                for version, released in self._releases.items()
-            },
-            fetched=dict(self._fetched),
+            uploads=self._shelf.upload_states(),
+            releases=self._shelf.release_states(),
+            fetched=dict(self._shelf.fetched),
+            evidence=self._evidence.encoded(),
         )
-
-    def _restore(self, state: DataServiceState) -> None:
-        for digest, stored in state.uploads.items():
-            header = msgspec.msgpack.decode(stored.header, type=Upload)
-            envelope = Envelope(
-                header, stored.header, (), stored.proof, stored.signature
-            )
-            total = self._cipher.restore(stored.total)
-            self._uploads[digest] = _Stored(envelope, stored.forwarded, total)
-        for version, released in state.releases.items():
-            total = self._cipher.restore(released.total)
-            self._releases[version] = _Released(released.encoded, released.count, total)
-        self._fetched |= state.fetched

@@ -15,22 +15,33 @@ import hashlib
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 import msgspec
 
 from hre_torch import errors
 from hre_torch.crypto.signatures import SIGNATURE_BYTES, SigningKey, verify
-from hre_torch.errors import HREError, MessageError, ProtocolError, WrongTaskError
+from hre_torch.errors import (
+    HREError,
+    MessageError,
+    ProtocolError,
+    WrongTaskError,
+)
 
 __all__ = [
+    "LENGTHS_BYTES",
     "MAX_HEADER_BYTES",
+    "Digest",
     "Envelope",
     "Header",
+    "Name",
+    "Number",
     "Part",
     "Refusal",
     "decode",
+    "decode_head",
     "kind_of",
+    "lengths_of",
     "parse_header",
     "refuse",
     "seal",
@@ -40,16 +51,29 @@ __all__ = [
 _MAGIC: Final = b"HRE1"
 _LENGTHS: Final = struct.Struct(">4sII")
 _DIGEST_BYTES: Final = 32
+_MOST_NAME: Final = 128
+_MOST_COMPLAINT: Final = 2000
+LENGTHS_BYTES: Final = _LENGTHS.size
+"""Octets in front of the header: magic and two lengths."""
 MAX_HEADER_BYTES: Final = 1 << 20
 """A release list of K = 1,000 uploads is about 100 KB; ten times that is refused."""
 MAX_PARTS: Final = 8
+
+Digest = Annotated[
+    bytes, msgspec.Meta(min_length=_DIGEST_BYTES, max_length=_DIGEST_BYTES)
+]
+"""A SHA-256; any other length is refused when a header is parsed."""
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=_MOST_NAME)]
+"""An identity; short, since errors, logs and refusals repeat it."""
+Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+"""A sequence number, version or size; never negative, and any database holds it."""
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Size and SHA-256 of one part of the body."""
 
-    size: int
-    digest: bytes
+    size: Number
+    digest: Digest
 
     @classmethod
     def of(cls, body: bytes) -> Part:
@@ -66,16 +90,24 @@ class Header(
 ):
     """What every message says: its task, its sender, its parts."""
 
-    cfg: bytes
-    sender: str
+    cfg: Digest
+    sender: Name
     parts: tuple[Part, ...] = ()
 
 
 class Refusal(Header, frozen=True, kw_only=True, tag="refusal"):
-    """A typed error across the wire: class name in `errors`, and its message."""
+    """A typed error across the wire.
 
-    error: str
-    message: str
+    Attributes:
+        error: class name in `hre_torch.errors`.
+        message: its message.
+        about: SHA-256 of the bytes that are refused, as they arrived, where they came
+            over a network: whoever sent other bytes knows to send them again.
+    """
+
+    error: Name
+    message: Annotated[str, msgspec.Meta(max_length=_MOST_COMPLAINT)]
+    about: Annotated[bytes, msgspec.Meta(max_length=_DIGEST_BYTES)] = b""
 
     def exception(self) -> HREError:
         """Return the exception that this refusal stands for."""
@@ -186,6 +218,49 @@ def decode(
     return Envelope(header, header_bytes, _cut(body, header.parts), proof, signature)
 
 
+def lengths_of(start: bytes) -> tuple[int, int]:
+    """Return how many octets header and proof of a message take.
+
+    Args:
+        start: at least the first `LENGTHS_BYTES` octets of the message.
+
+    Raises:
+        MessageError: that is not how a message starts.
+    """
+    if len(start) < LENGTHS_BYTES:
+        raise MessageError(
+            f"a message starts with {LENGTHS_BYTES} octets of magic and lengths, but "
+            f"only {len(start)} octets arrived"
+        )
+    magic, header_size, proof_size = _LENGTHS.unpack_from(start)
+    if magic != _MAGIC:
+        raise MessageError(
+            f"a message starts with {_MAGIC!r}, this one with {magic!r}: not an "
+            "hre_torch message, or of another version"
+        )
+    return header_size, proof_size
+
+
+def decode_head(data: bytes, kind: type[H], *, cfg: bytes) -> Envelope[H]:
+    """Parse a message up to its signature, before its body has even arrived.
+
+    Args:
+        data: the first octets of the message, signature included and nothing after it.
+        kind: the header class that is expected.
+        cfg: task that the message must belong to.
+
+    Raises:
+        MessageError: not the head of a message of that kind.
+        WrongTaskError: of another task.
+    """
+    header_bytes, proof, signature, rest = _split(data, len(data))
+    if len(rest):
+        raise MessageError(f"{len(rest)} octets follow the signature of a head")
+    header = parse_header(header_bytes, kind)
+    _check_task(header, cfg)
+    return Envelope(header, header_bytes, (), proof, signature)
+
+
 class _Kind(msgspec.Struct):
     kind: str
 
@@ -224,17 +299,7 @@ def parse_header(header_bytes: bytes, kind: Any) -> Any:
 
 
 def _split(data: bytes, max_bytes: int) -> tuple[bytes, bytes, bytes, memoryview]:
-    if len(data) < _LENGTHS.size:
-        raise MessageError(
-            f"a message starts with {_LENGTHS.size} octets of magic and lengths, but "
-            f"only {len(data)} octets arrived"
-        )
-    magic, header_size, proof_size = _LENGTHS.unpack_from(data)
-    if magic != _MAGIC:
-        raise MessageError(
-            f"a message starts with {_MAGIC!r}, this one with {magic!r}: not an "
-            "hre_torch message, or of another version"
-        )
+    header_size, proof_size = lengths_of(data)
     if header_size > MAX_HEADER_BYTES or proof_size > max_bytes:
         raise MessageError(
             f"header of {header_size} or proof of {proof_size} octets is over the "
@@ -257,7 +322,7 @@ def _split(data: bytes, max_bytes: int) -> tuple[bytes, bytes, bytes, memoryview
 
 def _cut(body: memoryview, parts: tuple[Part, ...]) -> tuple[bytes, ...]:
     expected = sum(part.size for part in parts)
-    if any(part.size < 0 for part in parts) or expected != len(body):
+    if expected != len(body):
         raise MessageError(
             f"the header announces {expected} octets of body, but {len(body)} arrived"
         )
@@ -276,8 +341,6 @@ def _cut(body: memoryview, parts: tuple[Part, ...]) -> tuple[bytes, ...]:
 
 
 def _check_task(header: Header, cfg: bytes | None) -> None:
-    if len(header.cfg) != _DIGEST_BYTES:
-        raise MessageError(f"cfg must be {_DIGEST_BYTES} octets, not {len(header.cfg)}")
     if cfg is not None and header.cfg != cfg:
         raise WrongTaskError(
             f"the message belongs to task {header.cfg.hex()[:16]}, this is task "
@@ -285,9 +348,15 @@ def _check_task(header: Header, cfg: bytes | None) -> None:
         )
 
 
-def refuse(error: HREError, *, cfg: bytes, sender: str, key: SigningKey) -> bytes:
+def refuse(
+    error: HREError, *, cfg: bytes, sender: str, key: SigningKey, about: bytes = b""
+) -> bytes:
     """Return an encoded refusal that carries a typed error to whoever asked."""
     header = Refusal(
-        cfg=cfg, sender=sender, error=type(error).__name__, message=str(error)
+        cfg=cfg,
+        sender=sender,
+        error=type(error).__name__,
+        message=str(error)[:_MOST_COMPLAINT],
+        about=about,
     )
     return seal(header, key).encode()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
-
-from hre_torch.errors import MessageError, TaskError, TransformError
+from hre_torch.errors import MessageError, TransformError
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.ciphers import Body
 from hre_torch.protocol.envelope import Envelope, decode, parse_header, seal
-from hre_torch.protocol.ledger import Entry, Ledger, LedgerState, chain_after
+from hre_torch.protocol.evidence import Evidence, EvidenceBox
+from hre_torch.protocol.journal import Journal
+from hre_torch.protocol.ledger import Entry, Ledger
 from hre_torch.protocol.messages import (
     Deposit,
     Receipt,
@@ -20,21 +18,13 @@ from hre_torch.protocol.messages import (
     TransformRequest,
     Upload,
 )
+from hre_torch.protocol.shelf import Shelf
+from hre_torch.protocol.states import KeyTransformState
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Secret, Task
 from hre_torch.protocol.workers import Workers
 
-__all__ = ["KeyTransformServer", "KeyTransformState"]
-
-
-class KeyTransformState(msgspec.Struct):
-    """Everything a KTS needs to go on after a restart, keys aside."""
-
-    ledger: LedgerState
-    newest_release: bytes | None
-    uploads: dict[bytes, tuple[bytes, ...]]
-    releases: dict[int, tuple[bytes, ...]]
-    fetched: dict[str, int]
+__all__ = ["KeyTransformServer"]
 
 
 class KeyTransformServer:
@@ -46,6 +36,7 @@ class KeyTransformServer:
         workers: where block-wise arithmetic runs.
         observe: told of the phase `second_phase`.
         state: where an earlier KTS of the same task stopped.
+        journal: told of every change of the state.
     """
 
     def __init__(
@@ -56,27 +47,36 @@ class KeyTransformServer:
         *,
         observe: Observer = silent,
         state: KeyTransformState | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.task = task
         self._secret = secret
         self._observe = observe
+        self._journal = journal or Journal()
         self._suite = SUITES.get(task.config.suite)
         self._suite.check(task)
         self._cipher = self._suite.key_transform(task, secret, workers)
+        self._sizes = self._suite.upload_sizes(task)
         self._ledger = Ledger(
             task.config, task.roster.names, state.ledger if state else None
         )
+        self._shelf = Shelf(task.roster.names, self._cipher, self._journal, state)
+        self._evidence = EvidenceBox(self._journal, state.evidence if state else ())
         self._newest: Envelope[Release] | None = None
-        self._uploads: dict[bytes, Any] = {}
-        self._releases: dict[int, Any] = {}
-        self._fetched = dict.fromkeys(task.roster.names, 0)
-        if state is not None:
-            self._restore(state)
+        if state is not None and state.newest_release is not None:
+            self._newest = decode(
+                state.newest_release, Release, cfg=task.cfg, max_bytes=0
+            )
 
     @property
     def version(self) -> int:
         """Number of releases signed so far."""
         return self._ledger.version
+
+    @property
+    def evidence(self) -> tuple[Evidence, ...]:
+        """Proof of contradictions that this server has come across."""
+        return self._evidence.all()
 
     def deposit(self, deposit: Envelope[Deposit]) -> Envelope[Receipt]:
         """Log an upload; the identical deposit again is no mistake.
@@ -89,15 +89,20 @@ class KeyTransformServer:
         """
         deposit.verify(self.task.roster.data_service.signing_key)
         upload = self._upload(deposit.header)
-        entry = Entry.of(upload.header, upload.digest)
+        header = upload.header
+        earlier = self._ledger.named(header.sender, header.sequence)
+        self._evidence.compare(self._shelf.signed(earlier), upload)
+        entry = Entry.of(header, upload.digest)
         self._ledger.check_entry(entry)
         if self._ledger.find(upload.digest) is None:
-            self._check_forwarded(deposit.header, upload.header)
+            self._check_forwarded(deposit.header, header)
             body = Body(deposit.parts, upload.header_bytes, upload.proof)
             with self._observe("log"):
-                self._uploads[upload.digest] = self._cipher.load(body)
+                total = self._cipher.load(body)
             self._ledger.enter(entry)
+            self._shelf.put(entry, upload, deposit.parts, total)
             self._ledger.accept(upload.digest)
+            self._journal.accepted(upload.digest)
         receipt = Receipt(
             cfg=self.task.cfg, sender=self._secret.name, upload=upload.digest
         )
@@ -106,7 +111,9 @@ class KeyTransformServer:
     def approve(self, order: Envelope[ReleaseOrder]) -> Envelope[Release]:
         """Check a release list against the own ledger and sign it, once.
 
-        The newest order again gets the same signed release again.
+        An order for the newest version gets the release again that is signed for it,
+        whatever the order lists: a DSP that never got that release may have accepted
+        more uploads since, and must not be stuck.
 
         Raises:
             SignatureError: the order is not the DSP's.
@@ -115,10 +122,7 @@ class KeyTransformServer:
         order.verify(self.task.roster.data_service.signing_key)
         header = order.header
         if self._newest is not None and header.version == self.version:
-            signed = self._newest.header
-            digests = tuple(item.digest for item in signed.uploads)
-            if (header.uploads, header.commitment) == (digests, signed.commitment):
-                return self._newest
+            return self._newest
         proposal = self._ledger.check(header.version, header.uploads, header.expired)
         uploads = tuple(entry.listed() for entry in proposal.uploads)
         expired = tuple(entry.listed() for entry in proposal.expired)
@@ -130,17 +134,14 @@ class KeyTransformServer:
             expired=expired,
             commitment=header.commitment,
             previous=self._ledger.chain,
-            chain=chain_after(
-                self._ledger.chain, header.version, uploads, expired, header.commitment
-            ),
+            chain=self._ledger.chain_after(proposal, header.commitment),
         )
-        self._releases[header.version] = self._cipher.add(
-            [self._uploads[entry.digest] for entry in proposal.uploads]
+        total = self._cipher.add(
+            self._shelf.totals(entry.digest for entry in proposal.uploads)
         )
         self._ledger.release(proposal, header.commitment)
-        for entry in (*proposal.uploads, *proposal.expired):
-            del self._uploads[entry.digest]
         self._newest = seal(release, self._secret.signing)
+        self._shelf.release(proposal, self._newest, total)
         return self._newest
 
     def transform(
@@ -156,24 +157,30 @@ class KeyTransformServer:
         """
         request.verify(self.task.roster.data_service.signing_key)
         header = request.header
-        if header.recipient not in self.task.roster.names:
-            raise TaskError(f"{header.recipient!r} is not a participant of this task")
+        self.task.roster.participant(header.recipient)
         if not 1 <= header.first <= header.last <= self.version:
             raise TransformError(
                 f"releases {header.first}..{header.last} were never signed here; the "
                 f"newest is {self.version}"
             )
-        self._forget(header.recipient, header.first - 1)
-        releases = range(header.first, header.last + 1)
-        if not all(version in self._releases for version in releases):
+        if header.first < header.last and not self._suite.merges:
+            raise TransformError(
+                f"releases {header.first}..{header.last} were asked for as one sum, "
+                f"but suite {self._suite.name!r} opens each release alone"
+            )
+        self._shelf.forget(header.recipient, header.first - 1)
+        kept = [
+            self._shelf.releases.get(version)
+            for version in range(header.first, header.last + 1)
+        ]
+        totals = [release.total for release in kept if release is not None]
+        if len(totals) < len(kept):
             raise TransformError(
                 f"releases {header.first}..{header.last} are no longer kept; "
                 f"{header.recipient!r} must start from a snapshot"
             )
         with self._observe("second_phase"):
-            total = self._releases[header.first]
-            if header.last > header.first:
-                total = self._cipher.add([self._releases[v] for v in releases])
+            total = totals[0] if len(totals) == 1 else self._cipher.add(totals)
             parts = self._cipher.transform(total, request.parts, header.recipient)
         reply = TransformReply(
             cfg=self.task.cfg,
@@ -186,39 +193,27 @@ class KeyTransformServer:
 
     def state(self) -> KeyTransformState:
         """Return everything that a restart needs, keys aside."""
-        dump = self._cipher.dump
         return KeyTransformState(
             ledger=self._ledger.state(),
+            uploads=self._shelf.upload_states(),
+            releases=self._shelf.release_states(),
+            fetched=dict(self._shelf.fetched),
+            evidence=self._evidence.encoded(),
             newest_release=None if self._newest is None else self._newest.encode(),
-            uploads={digest: dump(total) for digest, total in self._uploads.items()},
-            releases={
-                version: dump(total) for version, total in self._releases.items()
-            },
-            fetched=dict(self._fetched),
         )
 
-    def _restore(self, state: KeyTransformState) -> None:
-        if state.newest_release is not None:
-            self._newest = decode(
-                state.newest_release, Release, cfg=self.task.cfg, max_bytes=0
-            )
-        restore = self._cipher.restore
-        self._uploads = {d: restore(parts) for d, parts in state.uploads.items()}
-        self._releases = {v: restore(parts) for v, parts in state.releases.items()}
-        self._fetched |= state.fetched
-
     def _check_forwarded(self, deposit: Deposit, upload: Upload) -> None:
+        sizes = tuple(part.size for part in upload.parts)
+        if sizes != self._sizes:
+            raise MessageError(
+                f"the parts of an upload have {self._sizes} octets in this task, these "
+                f"have {sizes}"
+            )
         expected = tuple(upload.parts[i] for i in self._suite.forwarded)
         if deposit.parts != expected:
             raise MessageError(
                 "the parts of a deposit are not those that the upload's header lists"
             )
-
-    def _forget(self, recipient: str, since: int) -> None:
-        self._fetched[recipient] = max(self._fetched[recipient], since)
-        everybody = min(self._fetched.values())
-        for version in [v for v in self._releases if v <= everybody]:
-            del self._releases[version]
 
     def _upload(self, deposit: Deposit) -> Envelope[Upload]:
         header = parse_header(deposit.upload_header, Upload)
@@ -231,5 +226,5 @@ class KeyTransformServer:
             deposit.upload_proof,
             deposit.upload_signature,
         )
-        upload.verify(self.task.roster.card(header.sender).signing_key)
+        upload.verify(self.task.roster.participant(header.sender).signing_key)
         return upload

@@ -113,25 +113,37 @@ class Ledger:
         """Return the entry with that digest, if there is one."""
         return self._entries.get(digest)
 
+    def named(self, name: str, sequence: int) -> bytes | None:
+        """Return the digest of the upload with that number, if there is one."""
+        return self._by_number.get((name, sequence))
+
     def unreleased(self, name: str | None = None) -> list[Entry]:
         """Return uploads neither released nor expired, oldest first."""
         waiting = self._waiting.values()
         return [entry for entry in waiting if name in (None, entry.name)]
 
+    def next_sequence(self, name: str) -> int:
+        """Return the lowest sequence number that a participant has not used."""
+        return self._newest[name] + 1
+
     def check_entry(self, entry: Entry) -> None:
         """Check whether an upload may be entered, changing nothing.
 
         Raises:
+            ReleaseError: the identity is not in the roster.
             EquivocationError: the sequence number carries another upload already, or
                 lies before the newest one.
-            StaleUploadError: it is based on weights older than S versions, or newer
-                than any release.
+            StaleUploadError: it is based on weights older than S versions, newer than
+                any release, or other than those that have been released.
             BackPressure: the identity has Q unreleased uploads already.
         """
         if entry.digest in self._entries:
             return
-        self._check_number(entry.name, entry.sequence)
-        self._check_base(entry.base_version)
+        self._check_unused(entry.name, entry.sequence)
+        # Before the order of numbers: what was dropped because it is too old and comes
+        # again is still just that.
+        self._check_base(entry)
+        self._check_order(entry.name, entry.sequence)
         waiting = len(self.unreleased(entry.name))
         if waiting >= self._config.pending_limit:
             raise BackPressure(
@@ -154,6 +166,24 @@ class Ledger:
         self._newest[entry.name] = entry.sequence
         return entry
 
+    def withdraw(self, digest: bytes) -> None:
+        """Drop a pending upload that the other server refuses to log.
+
+        Its sequence number stays used.
+
+        Raises:
+            ReleaseError: it is not pending.
+        """
+        entry = self._entries.get(digest)
+        if entry is None or entry.status != "pending":
+            status = entry.status if entry else "unknown"
+            raise ReleaseError(
+                f"upload {digest.hex()[:16]} is {status}; only a pending one can be "
+                "withdrawn"
+            )
+        del self._entries[digest], self._waiting[digest]
+        del self._by_number[entry.name, entry.sequence]
+
     def accept(self, digest: bytes) -> Entry:
         """Mark an upload as accepted by both servers; repeating it changes nothing.
 
@@ -172,13 +202,13 @@ class Ledger:
     def propose(self) -> Proposal | None:
         """Return the next release: all accepted uploads, oldest first, up to K.
 
-        None while fewer than t distinct identities have an accepted upload that is
-        fresh enough. Uploads that name another model for their base version than most
-        do are passed over until they expire.
+        None while fewer than t distinct identities have an accepted upload that can
+        still be released. Uploads that name another model for their base version than
+        most do are passed over; once a release has settled it, they expire.
         """
         accepted = [e for e in self.unreleased() if e.status == "accepted"]
-        expired = tuple(entry for entry in accepted if self._too_old(entry))
-        fresh = [entry for entry in accepted if not self._too_old(entry)]
+        expired = tuple(entry for entry in accepted if self._lost(entry))
+        fresh = [entry for entry in accepted if not self._lost(entry)]
         models = self._models | _most_common_models(fresh, self._models)
         agreed = [e for e in fresh if models[e.base_version] == e.state_digest]
         uploads = tuple(agreed[: self._config.max_additions])
@@ -216,20 +246,21 @@ class Ledger:
                 f"{self._config.min_contributions} distinct identities, this list has "
                 f"{identities}"
             )
-        for entries, stale in ((proposal.uploads, False), (proposal.expired, True)):
+        self._check_models(proposal.uploads)
+        for entries, lost in ((proposal.uploads, False), (proposal.expired, True)):
             for entry in entries:
-                if self._too_old(entry) is not stale:
+                if self._lost(entry) is not lost:
                     raise ReleaseError(
                         f"upload {entry.sequence} of {entry.name!r} is based on "
                         f"version {entry.base_version}, now is {self.version} and S = "
                         f"{self._config.staleness_bound}: it must be "
-                        f"{'released' if stale else 'expired'}"
+                        f"{'released' if lost else 'expired'}"
                     )
-        self._check_models(proposal.uploads)
         return proposal
 
     def release(self, proposal: Proposal, commitment: bytes = b"") -> None:
         """Consume a checked proposal: the version and the hash chain move on."""
+        self.chain = self.chain_after(proposal, commitment)
         self.version += 1
         for entry in proposal.uploads:
             entry.status = "released"
@@ -239,9 +270,12 @@ class Ledger:
         for entry in (*proposal.uploads, *proposal.expired):
             entry.version = self.version
             del self._waiting[entry.digest]
-        self.chain = chain_after(
+
+    def chain_after(self, proposal: Proposal, commitment: bytes = b"") -> bytes:
+        """Return what the hash chain will be once a proposal is released."""
+        return chain_after(
             self.chain,
-            self.version,
+            self.version + 1,
             [entry.listed() for entry in proposal.uploads],
             [entry.listed() for entry in proposal.expired],
             commitment,
@@ -270,10 +304,16 @@ class Ledger:
                     "list must sum updates of one common model"
                 )
 
-    def _too_old(self, entry: Entry) -> bool:
-        return self.version - entry.base_version > self._config.staleness_bound
+    def _lost(self, entry: Entry) -> bool:
+        """Whether an upload can never be released: too old, or on another model."""
+        too_old = self.version - entry.base_version > self._config.staleness_bound
+        return too_old or not self._on_common_model(entry)
 
-    def _check_number(self, name: str, sequence: int) -> None:
+    def _on_common_model(self, entry: Entry) -> bool:
+        known = self._models.get(entry.base_version, entry.state_digest)
+        return entry.state_digest == known
+
+    def _check_unused(self, name: str, sequence: int) -> None:
         if name not in self._newest:
             raise ReleaseError(f"{name!r} is not in the roster of this task")
         if (name, sequence) in self._by_number:
@@ -281,19 +321,26 @@ class Ledger:
                 f"{name!r} has sent another upload with sequence number {sequence}; a "
                 "retry must resend identical bytes"
             )
+
+    def _check_order(self, name: str, sequence: int) -> None:
         if sequence <= self._newest[name]:
             raise EquivocationError(
                 f"sequence number {sequence} of {name!r} lies before its newest, "
                 f"{self._newest[name]}; continue with {self._newest[name] + 1}"
             )
 
-    def _check_base(self, base_version: int) -> None:
-        bound = self._config.staleness_bound
-        if not self.version - bound <= base_version <= self.version:
+    def _check_base(self, entry: Entry) -> None:
+        base, bound = entry.base_version, self._config.staleness_bound
+        if not max(0, self.version - bound) <= base <= self.version:
             raise StaleUploadError(
-                f"the upload is based on version {base_version}, but this server is at "
-                f"version {self.version} and allows a lag of S = {bound}; pull, then "
-                "push again"
+                f"the upload is based on version {base}, but this server is at version "
+                f"{self.version} and allows a lag of S = {bound}; pull, then push again"
+            )
+        if not self._on_common_model(entry):
+            raise StaleUploadError(
+                f"the upload was computed on another model of version {base} than what "
+                "has been released since: somebody shows participants different "
+                "weights; pull, then push again, and compare state hashes if it recurs"
             )
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import msgspec
 
-from hre_torch.protocol.envelope import Header
+from hre_torch.protocol.envelope import Digest, Header, Name, Number
 
 __all__ = [
     "Ack",
@@ -35,17 +35,17 @@ __all__ = [
 class Listed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One upload in a list: whose, which, and its digest."""
 
-    name: str
-    sequence: int
-    digest: bytes
+    name: Name
+    sequence: Number
+    digest: Digest
 
 
 class Upload(Header, frozen=True, kw_only=True, tag="upload"):
     """A sealed update, bound to (task, identity, sequence, base version)."""
 
-    sequence: int
-    base_version: int
-    state_digest: bytes
+    sequence: Number
+    base_version: Number
+    state_digest: Digest
 
 
 class Deposit(Header, frozen=True, kw_only=True, tag="deposit"):
@@ -59,15 +59,15 @@ class Deposit(Header, frozen=True, kw_only=True, tag="deposit"):
 class Receipt(Header, frozen=True, kw_only=True, tag="receipt"):
     """The KTS has logged the upload with this digest."""
 
-    upload: bytes
+    upload: Digest
 
 
 class Ack(Header, frozen=True, kw_only=True, tag="ack"):
     """The DSP has stored and accepted an upload; `version` is its newest release."""
 
-    upload: bytes
-    sequence: int
-    version: int
+    upload: Digest
+    sequence: Number
+    version: Number
 
 
 class ReleaseOrder(Header, frozen=True, kw_only=True, tag="release_order"):
@@ -76,37 +76,37 @@ class ReleaseOrder(Header, frozen=True, kw_only=True, tag="release_order"):
     `commitment` is a hash of the sum, in suites that let everybody compare it.
     """
 
-    version: int
-    uploads: tuple[bytes, ...]
-    expired: tuple[bytes, ...] = ()
+    version: Number
+    uploads: tuple[Digest, ...]
+    expired: tuple[Digest, ...] = ()
     commitment: bytes = b""
 
 
 class Release(Header, frozen=True, kw_only=True, tag="release"):
     """A signed list of uploads whose sum may be opened; `chain` hashes all so far."""
 
-    version: int
+    version: Number
     uploads: tuple[Listed, ...]
     expired: tuple[Listed, ...]
     commitment: bytes
-    previous: bytes
-    chain: bytes
+    previous: Digest
+    chain: Digest
 
 
 class TransformRequest(Header, frozen=True, kw_only=True, tag="transform_request"):
     """First phase for one recipient and the releases `first..last`."""
 
-    recipient: str
-    first: int
-    last: int
+    recipient: Name
+    first: Number
+    last: Number
 
 
 class TransformReply(Header, frozen=True, kw_only=True, tag="transform_reply"):
     """Second phase for one recipient and the releases `first..last`."""
 
-    recipient: str
-    first: int
-    last: int
+    recipient: Name
+    first: Number
+    last: Number
 
 
 class Download(Header, frozen=True, kw_only=True, tag="download"):
@@ -117,6 +117,6 @@ class Download(Header, frozen=True, kw_only=True, tag="download"):
         version: the newest release there is.
     """
 
-    recipient: str
+    recipient: Name
     releases: tuple[bytes, ...]
-    version: int
+    version: Number

@@ -10,7 +10,7 @@ when an expiry drops it, so that nothing of one's own is lost or counted twice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -20,23 +20,28 @@ from hre_torch.encoding.fixed_point import FixedPoint
 from hre_torch.errors import (
     AggregatorError,
     BackPressure,
+    HREError,
     LayoutError,
+    ProtocolError,
     ReleaseRejectedError,
-    TransformError,
 )
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.aggregator import Aggregator
-from hre_torch.protocol.envelope import decode
-from hre_torch.protocol.messages import Ack
+from hre_torch.protocol.answers import read_answer
+from hre_torch.protocol.envelope import Envelope, Refusal
+from hre_torch.protocol.messages import Ack, Upload
 from hre_torch.protocol.participant import (
     LearningParticipant,
     Opened,
     ParticipantState,
 )
-from hre_torch.protocol.task import Secret, Task, state_digest
+from hre_torch.protocol.suites import SUITES
+from hre_torch.protocol.task import Secret, Task, chained_digest, state_digest
 from hre_torch.protocol.workers import Workers
 
 __all__ = ["Session", "SessionState", "Statistics"]
+
+Integers = npt.NDArray[np.signedinteger]
 
 
 @dataclass(slots=True)
@@ -61,6 +66,7 @@ class SessionState(msgspec.Struct):
     participant: ParticipantState
     released: bytes
     pending: dict[int, bytes]
+    model_digest: bytes
     latest_version: int
     statistics: Statistics
 
@@ -72,7 +78,8 @@ class Session:
         task: the task.
         secret: this participant's keys.
         aggregator: connection to the DSP; closed with the session.
-        initial: weights that the task starts from, int64, shape `(n_values,)`.
+        initial: weights that the task starts from, int64, shape `(n_values,)`; None if
+            `state` says where to go on.
         workers: where block-wise arithmetic runs.
         observe: told of the phases `encrypt`, `submit`, `fetch` and `open`.
         state: where an earlier session of the same participant stopped.
@@ -86,7 +93,7 @@ class Session:
         task: Task,
         secret: Secret,
         aggregator: Aggregator,
-        initial: npt.NDArray[np.int64],
+        initial: npt.NDArray[np.int64] | None,
         *,
         workers: Workers | None = None,
         observe: Observer = silent,
@@ -99,15 +106,24 @@ class Session:
         self._participant = LearningParticipant(
             task, secret, workers or Workers(), state.participant if state else None
         )
-        _check_initial(task, initial)
-        self._released = initial.copy()
-        self._pending: dict[int, npt.NDArray[np.int32]] = {}
-        self._unsent: tuple[int, bytes, npt.NDArray[np.int32]] | None = None
+        if initial is not None:
+            self._released = _checked_initial(task, initial)
+        # Own updates wait in as few octets as they fit: half of what int32 would take.
+        self._pending_dtype = np.int16 if task.config.value_bits <= 16 else np.int32
+        self._pending: dict[int, Integers] = {}
+        self._unsent: tuple[Envelope[Upload], bytes, Integers] | None = None
         self.latest_version = 0
         self.statistics = Statistics()
         if state is not None:
             self._restore(state)
-        self._digest = state_digest(self._released)
+        elif initial is None:
+            raise LayoutError(
+                "a session starts from the initial weights of its task or from a saved "
+                "state; neither was given"
+            )
+        self._digest = state.model_digest if state else state_digest(self._released)
+        # What headers said one release ago, where this session has seen that release.
+        self.previous_digest = b""
 
     def __repr__(self) -> str:
         return (
@@ -119,6 +135,16 @@ class Session:
     def version(self) -> int:
         """Number of releases applied to the released weights."""
         return self._participant.version
+
+    @property
+    def model_digest(self) -> bytes:
+        """What upload headers say of the released weights at this version."""
+        return self._digest
+
+    @property
+    def chain(self) -> bytes:
+        """Hash chain over all releases applied."""
+        return self._participant.state().chain
 
     @property
     def staleness(self) -> int:
@@ -139,16 +165,19 @@ class Session:
         """Return a copy of the released weights at scale 2^f, shape `(n_values,)`."""
         return self._released.copy()
 
-    def weights(self) -> npt.NDArray[np.int64]:
-        """Return released weights plus own pending updates, shape `(n_values,)`."""
-        weights = self._released.copy()
-        for values in self._pending.values():
-            weights += self.task.full_size(values)
-        return weights
+    def weights(self, piece: slice = slice(None)) -> npt.NDArray[np.int64]:
+        """Return released weights plus own pending updates, or a piece of them.
 
-    def full_size(self, values: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-        """Return an own update at the size at which it is applied locally."""
-        return self.task.full_size(values)
+        Args:
+            piece: contiguous part of the vector; all of it by default.
+
+        Returns:
+            int64 at scale 2^f, shape `(n_values,)` or that of the piece.
+        """
+        weights = self._released[piece].copy()
+        for values in self._pending.values():
+            weights += self.task.full_size(values[piece], piece.start or 0)
+        return weights
 
     def push(self, values: npt.NDArray[np.int32]) -> int:
         """Seal and submit one quantised update.
@@ -177,7 +206,8 @@ class Session:
         with self.observe("encrypt"):
             upload = self._participant.seal(values, self.version, self._digest)
             data = upload.encode()
-        self._unsent = (upload.header.sequence, data, values.copy())
+        kept: Integers = values.astype(self._pending_dtype)
+        self._unsent = (replace(upload, parts=()), data, kept)
         self.resend()
         return upload.header.sequence
 
@@ -185,20 +215,26 @@ class Session:
         """Submit what an `AggregatorError` kept from being acknowledged, if anything.
 
         Raises:
-            AggregatorError: the DSP still cannot be reached; the bytes are kept.
+            AggregatorError: the DSP still cannot be reached, or what came back is not
+                its answer to these bytes; they are kept.
             HREError: the DSP refused them; they are dropped.
         """
         if self._unsent is None:
             return
-        sequence, data, values = self._unsent
+        upload, data, values = self._unsent
         with self.observe("submit"):
             reply = self._aggregator.submit(data)
-        self._unsent = None
         self.statistics.bytes_up += len(data)
-        ack = decode(reply, Ack, cfg=self.task.cfg, max_bytes=0)
-        ack.verify(self.task.roster.data_service.signing_key)
-        self._pending[sequence] = values
-        self.latest_version = max(self.latest_version, ack.header.version)
+        try:
+            ack = self._acknowledgement(reply, upload, data)
+        except AggregatorError:
+            raise
+        except HREError:
+            self._unsent = None
+            raise
+        self._unsent = None
+        self._pending[upload.header.sequence] = values
+        self.latest_version = max(self.latest_version, ack.version)
         self.statistics.pushes += 1
 
     def pull(self) -> list[Opened]:
@@ -235,6 +271,7 @@ class Session:
             participant=self._participant.state(),
             released=self._released.astype("<i8").tobytes(),
             pending={n: q.astype("<i4").tobytes() for n, q in self._pending.items()},
+            model_digest=self._digest,
             latest_version=self.latest_version,
             statistics=self.statistics,
         )
@@ -242,6 +279,28 @@ class Session:
     def close(self) -> None:
         """Close the connection to the DSP."""
         self._aggregator.close()
+
+    def _acknowledgement(
+        self, reply: bytes, upload: Envelope[Upload], sent: bytes
+    ) -> Ack:
+        key = self.task.roster.data_service.signing_key
+        try:
+            answer = read_answer(
+                reply, sent, Ack, key=key, cfg=self.task.cfg, max_bytes=0
+            )
+        except ProtocolError as error:
+            raise AggregatorError(
+                f"what came back is not the DSP's answer to this upload ({error}); "
+                "send the identical bytes again"
+            ) from error
+        if isinstance(answer.header, Refusal):
+            raise answer.header.exception()
+        if answer.header.upload != upload.digest:
+            raise AggregatorError(
+                "the DSP acknowledged another upload than the one that was sent; send "
+                "the identical bytes again"
+            )
+        return answer.header
 
     def _pull(self, opened: list[Opened], *, merge: bool) -> None:
         downloads = self._aggregator.fetch(self.version, merge=merge)
@@ -260,7 +319,7 @@ class Session:
             self.statistics.rejected += 1
         else:
             self._released += opened.values
-            self._digest = state_digest(self._released)
+        self.previous_digest, self._digest = self._digest, self._next_digest()
         for item in opened.uploads:
             if item.name == self.name:
                 self._drop(item.sequence)
@@ -271,24 +330,37 @@ class Session:
         self.statistics.releases += opened.last - opened.first + 1
         self.latest_version = max(self.latest_version, opened.newest)
 
+    def _next_digest(self) -> bytes:
+        """Return what upload headers say of the model from now on.
+
+        Where releases are opened one by one it is a hash of all models so far, so that
+        a DSP that shows somebody other weights cannot hide it by taking them back.
+        """
+        digest = state_digest(self._released)
+        if SUITES.get(self.task.config.suite).merges:
+            return digest
+        return chained_digest(self._digest, digest)
+
     def _drop(self, sequence: int) -> None:
-        if self._pending.pop(sequence, None) is None:
-            raise TransformError(
-                f"a release names upload {sequence} of {self.name!r}, which this "
-                "session does not have pending: resume from its newest saved state"
-            )
+        # What is not pending here is no loss: it has arrived with the sum. It may wait
+        # for its acknowledgement still, which would only come too late now.
+        self._pending.pop(sequence, None)
+        if self._unsent is not None and self._unsent[0].header.sequence == sequence:
+            self._unsent = None
 
     def _restore(self, state: SessionState) -> None:
         self._released = np.frombuffer(state.released, dtype="<i8").astype(np.int64)
         self._pending = {
-            number: np.frombuffer(values, dtype="<i4").astype(np.int32)
+            number: np.frombuffer(values, dtype="<i4").astype(self._pending_dtype)
             for number, values in state.pending.items()
         }
         self.latest_version = state.latest_version
         self.statistics = state.statistics
 
 
-def _check_initial(task: Task, initial: npt.NDArray[np.int64]) -> None:
+def _checked_initial(
+    task: Task, initial: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
     if initial.shape != (task.config.n_values,) or initial.dtype != np.int64:
         raise LayoutError(
             f"initial weights have shape {initial.shape} and dtype {initial.dtype}; "
@@ -299,3 +371,4 @@ def _check_initial(task: Task, initial: npt.NDArray[np.int64]) -> None:
             "the initial weights are not those the task starts from (their hash "
             "differs): load the file that was published with the task"
         )
+    return initial.copy()

@@ -84,6 +84,8 @@ class Suite(ABC):
     Attributes:
         name: what `TaskConfig.suite` says.
         protects: one sentence on what it protects against, for people.
+        baseline: whether it is for comparison only: somebody who should not can read
+            a single participant's updates.
         merges: whether consecutive releases may be opened as one sum.
         least_contributions: smallest `t` that the suite allows.
         default_max_additions: K where nobody chose one.
@@ -92,6 +94,7 @@ class Suite(ABC):
 
     name: ClassVar[str]
     protects: ClassVar[str]
+    baseline: ClassVar[bool] = False
     merges: ClassVar[bool] = True
     least_contributions: ClassVar[int] = 1
     default_max_additions: ClassVar[int] = 256
@@ -122,6 +125,12 @@ class Suite(ABC):
         self, secret: Secret, own: KeyCard, other: KeyCard, parameters: Parameters
     ) -> tuple[bytes, ...]:
         """Return the joint key as one server computes it from both cards."""
+
+    def agreed_key(
+        self, one: KeyCard, other: KeyCard, parameters: Parameters
+    ) -> tuple[bytes, ...] | None:
+        """Return the joint key if two cards are enough to compute it, else None."""
+        return None
 
     def setup(
         self,
@@ -194,8 +203,12 @@ class Suite(ABC):
     def upload_sizes(self, task: Task) -> tuple[int, ...]:
         """Return the exact size of every part of an upload, for checks before work."""
 
+    def proof_size(self, task: Task) -> int:
+        """Return the exact size of an upload's proof; 0 where the suite asks none."""
+        return 0
+
     def max_message_bytes(self, task: Task) -> int:
-        """Return the most body bytes that any message of this task may have."""
+        """Return the most octets of body and proof of any message of this task."""
         plan = self.plan(
             task.parameters,
             Workload(
@@ -205,7 +218,8 @@ class Suite(ABC):
                 task.config.max_additions,
             ),
         )
-        return max(plan.upload_bytes, plan.download_bytes, plan.server_bytes)
+        body = max(plan.upload_bytes, plan.download_bytes, plan.server_bytes)
+        return body + self.proof_size(task)
 
     @abstractmethod
     def participant(

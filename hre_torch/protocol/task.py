@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from functools import cached_property
 from typing import Final, Literal
 
@@ -26,6 +27,7 @@ __all__ = [
     "Secret",
     "Task",
     "TaskConfig",
+    "chained_digest",
     "sign_task",
     "state_digest",
 ]
@@ -97,8 +99,14 @@ class Roster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     joint_key: tuple[bytes, ...] = ()
 
     def __post_init__(self) -> None:
-        names = [card.name for card in self.cards()]
-        doubles = sorted({name for name in names if names.count(name) > 1})
+        roles = [card.role for card in self.cards()]
+        if roles[:2] != ["dsp", "kts"] or {*roles[2:]} - {"participant"}:
+            raise TaskError(
+                "a roster has the card of a DSP, that of a KTS, and those of "
+                f"participants, but this one has {roles}; put every card in its place"
+            )
+        names = Counter(card.name for card in self.cards())
+        doubles = sorted(name for name, count in names.items() if count > 1)
         if doubles:
             raise TaskError(
                 f"the roster names {', '.join(map(repr, doubles))} more than once; "
@@ -126,6 +134,20 @@ class Roster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 return card
         raise TaskError(
             f"{name!r} is not in the roster: {nearest(name, list(self.names))}"
+        )
+
+    def participant(self, name: str) -> KeyCard:
+        """Return the card of a participant; a server is none.
+
+        Raises:
+            TaskError: no participant has that name.
+        """
+        for card in self.participants:
+            if card.name == name:
+                return card
+        raise TaskError(
+            f"{name!r} is not a participant of this task: "
+            f"{nearest(name, list(self.names))}"
         )
 
     def digest(self) -> bytes:
@@ -232,21 +254,25 @@ class Task:
             fraction_bits=self.config.fraction_bits, value_bits=self.config.value_bits
         )
 
-    def full_size(self, values: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-        """Return an own upload at the size at which its owner applies it.
+    def full_size(
+        self, values: npt.NDArray[np.signedinteger], first: int = 0
+    ) -> npt.NDArray[np.int64]:
+        """Return (a piece of) an own upload at the size at which its owner applies it.
 
         What travels is the update (`sum`) or the update divided by t (`mean`, and
         buffers always), so the owner's own pending contribution is q or t q.
 
         Args:
-            values: shape `(n_values,)`, as passed to `Session.push`.
+            values: integers, a contiguous piece of the vector passed to
+                `Session.push`.
+            first: where the piece begins.
 
         Returns:
-            int64, shape `(n_values,)`.
+            int64, of the same shape.
         """
         full = values.astype(np.int64)
-        start = 0 if self.config.combine == "mean" else self.config.n_params
-        full[start:] *= self.config.min_contributions
+        averaged = 0 if self.config.combine == "mean" else self.config.n_params
+        full[max(0, averaged - first) :] *= self.config.min_contributions
         return full
 
     def _check(self) -> None:
@@ -284,8 +310,10 @@ class Task:
                 "of t uploads must fit into K additions; raise max_additions",
             ),
             (
-                config.pending_limit >= 1,
-                f"pending_limit (Q) is {config.pending_limit}; it must be at least 1",
+                config.pending_limit >= 1 and config.pending_limit * (t - 1) < k,
+                f"pending_limit (Q) is {config.pending_limit}, t is {t} and K is {k}: "
+                "Q must be at least 1, and uploads of t - 1 identities must not fill a "
+                "release alone, or nothing could ever be released; take K // P",
             ),
             (
                 config.staleness_bound >= 1,
@@ -313,6 +341,11 @@ def sign_task(config: TaskConfig, operator: SigningKey) -> bytes:
 
 def _signed(config: TaskConfig) -> bytes:
     return b"hre_torch task" + config.digest()
+
+
+def chained_digest(previous: bytes, digest: bytes) -> bytes:
+    """Return SHA-256 of one model's digest after that of all models before it."""
+    return hashlib.sha256(previous + digest).digest()
 
 
 def state_digest(released: npt.NDArray[np.int64]) -> bytes:

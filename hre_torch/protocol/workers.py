@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from itertools import pairwise
@@ -45,7 +46,23 @@ class Workers:
             return cls(count=count)
         methods = multiprocessing.get_all_start_methods()
         context = multiprocessing.get_context("fork" if "fork" in methods else None)
-        return cls(ProcessPoolExecutor(count, mp_context=context), count)
+        # Ctrl-C reaches every process of a terminal; the parent says what to do.
+        executor = ProcessPoolExecutor(
+            count,
+            mp_context=context,
+            initializer=signal.signal,
+            initargs=(signal.SIGINT, signal.SIG_IGN),
+        )
+        return cls(executor, count)
+
+    def start(self) -> None:
+        """Start the workers now, if they are processes that would start at first use.
+
+        To be called when the fixed-base tables are made and before other threads run: a
+        process that is forked later may inherit a lock that a thread holds.
+        """
+        if self._executor is not None:
+            self._executor.submit(int).result()
 
     def map(
         self, function: Callable[..., Result], items: Sequence[Item], *shared: Any

@@ -77,7 +77,7 @@ def test_the_same_search_finds_the_updates_of_the_plain_suite():
 def test_what_one_upload_weighs_does_not_depend_on_its_values():
     sizes = set()
     with Federation.local(
-        torch.nn.Linear(30, 2), participants=1, profile="toy-insecure"
+        torch.nn.Linear(30, 2), participants=1, suite="paper", profile="toy-insecure"
     ) as federation:
         federation.servers.taps.append(
             lambda link, data: link == "p0->dsp" and sizes.add(len(data))
@@ -112,6 +112,7 @@ def test_a_repeated_upload_is_acknowledged_again_and_counts_once():
     with Federation.local(
         torch.nn.Linear(30, 2),
         participants=2,
+        suite="paper",
         profile="toy-insecure",
         min_contributions=2,
     ) as federation:
@@ -140,7 +141,7 @@ def test_a_third_party_aggregator_plugs_in_by_name():
 
     log: list[int] = []
     with Federation.local(
-        torch.nn.Linear(30, 2), participants=1, profile="toy-insecure"
+        torch.nn.Linear(30, 2), participants=1, suite="paper", profile="toy-insecure"
     ) as federation:
         session = federation.join("p0", aggregator="recording", log=log)
         session.push(np.ones(62, dtype=np.int32))
@@ -154,7 +155,7 @@ def test_an_unknown_aggregator_is_refused_with_the_nearest_name():
 
 def test_the_state_of_the_servers_survives_encoding():
     with Federation.local(
-        torch.nn.Linear(30, 2), participants=1, profile="toy-insecure"
+        torch.nn.Linear(30, 2), participants=1, suite="paper", profile="toy-insecure"
     ) as federation:
         session = federation.join()
         session.push(np.ones(62, dtype=np.int32))

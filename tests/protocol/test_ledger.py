@@ -118,8 +118,9 @@ def test_more_than_q_unreleased_uploads_are_refused_until_a_release(ledger):
 
 
 @pytest.mark.parametrize("base", [-1, 1])
-def test_weights_from_the_future_or_before_the_start_are_refused(ledger, base):
-    ledger = Ledger(config(staleness_bound=0), NAMES)
+@pytest.mark.parametrize("bound", [0, 5])
+def test_weights_from_the_future_or_before_the_start_are_refused(base, bound):
+    ledger = Ledger(config(staleness_bound=bound), NAMES)
     with pytest.raises(StaleUploadError, match="pull"):
         enter(ledger, "a", 0, base=base)
 
@@ -226,10 +227,44 @@ def test_a_list_that_mixes_two_models_of_one_version_is_refused(ledger):
         ledger.check(2, mixed, [])
 
 
-def test_an_upload_on_another_initial_model_is_never_proposed(ledger):
-    ledger.accept(ledger.enter(entry_of("a", 0, model=b"forged")).digest)
-    enter(ledger, "b", 0)
-    assert ledger.propose() is None
+def test_an_upload_on_another_model_than_the_common_one_is_refused(ledger):
+    with pytest.raises(StaleUploadError, match="another model of version 0"):
+        ledger.enter(entry_of("a", 0, model=b"forged"))
+    ledger.release(ledger.check(1, [enter(ledger, "a", 0), enter(ledger, "b", 0)], []))
+    settle = [
+        ledger.accept(ledger.enter(entry_of(name, 1, 1, model=b"true")).digest).digest
+        for name in ("a", "b")
+    ]
+    ledger.release(ledger.check(2, settle, []))
+    with pytest.raises(StaleUploadError, match="another model of version 1"):
+        ledger.enter(entry_of("c", 0, 1, model=b"lie"))
+    assert not ledger.unreleased()
+
+
+def test_an_upload_that_lost_the_vote_on_its_model_expires_with_the_next_release(
+    ledger,
+):
+    ledger.release(ledger.check(1, [enter(ledger, "a", 0), enter(ledger, "b", 0)], []))
+    for name, model in (("c", b"lie"), ("a", b"true"), ("b", b"true")):
+        entry = entry_of(name, 1, 1, model=model)
+        ledger.accept(ledger.enter(entry).digest)
+    release(ledger)
+    for name in ("a", "b"):
+        ledger.accept(ledger.enter(entry_of(name, 2, 2)).digest)
+    release(ledger)
+    assert ledger.find(digest_of("c", 1)).status == "expired"
+
+
+def test_a_pending_upload_can_be_withdrawn_but_its_number_stays_used(ledger):
+    ledger.enter(entry_of("a", 0))
+    ledger.withdraw(digest_of("a", 0))
+    assert not ledger.unreleased()
+    with pytest.raises(EquivocationError, match="continue with 1"):
+        ledger.enter(entry_of("a", 0))
+    accepted = enter(ledger, "a", 1)
+    for digest in (accepted, b"unknown"):
+        with pytest.raises(ReleaseError, match="only a pending one"):
+            ledger.withdraw(digest)
 
 
 def test_most_identities_decide_which_model_of_a_version_is_released(ledger):

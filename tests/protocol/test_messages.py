@@ -105,7 +105,7 @@ def test_the_proof_is_covered_by_the_signature():
 
 def test_a_refusal_raises_the_error_it_stands_for():
     data = refuse(BackPressure("wait"), cfg=CFG, sender="dsp", key=KEY)
-    with pytest.raises(BackPressure, match="^wait$"):
+    with pytest.raises(BackPressure, match=r"^wait$"):
         decode(data, Ack, cfg=CFG, max_bytes=0)
 
 

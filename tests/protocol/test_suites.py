@@ -167,3 +167,23 @@ def test_messages_carry_the_kind_they_say(make_federation, draw_update):
     for link, data in links:
         if link in kinds:
             decode(data, kinds[link], cfg=federation.task.cfg, max_bytes=10**6)
+
+
+@pytest.mark.parametrize("suite", ["paper", "gated", "hybrid"])
+def test_a_further_recipient_of_a_release_costs_no_power_of_a_server_secret(
+    make_federation, draw_update, suite, monkeypatch
+):
+    federation = make_federation(suite, **T3)
+    sessions = [federation.join() for _ in range(4)]
+    for session in sessions[:3]:
+        session.push(draw_update(62))
+    sessions[0].pull()
+    for module, name in (
+        ("hre_torch.crypto.reencryption", "head_powers"),
+        ("hre_torch.crypto.shares", "strip"),
+    ):
+        monkeypatch.setattr(f"{module}.{name}", None)
+    dsp, kts = federation.servers._data_service, federation.servers._key_transform
+    request = dsp.begin("p1", 1, 1)
+    if suite != "paper":
+        assert kts.transform(request).header.recipient == "p1"

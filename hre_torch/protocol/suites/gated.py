@@ -24,7 +24,7 @@ from hre_torch.crypto.entropy import SYSTEM_ENTROPY, Entropy
 from hre_torch.crypto.fixed_base import JOINT_WINDOW, RECIPIENT_WINDOW, table_bytes
 from hre_torch.crypto.lane_keys import Exponents
 from hre_torch.crypto.modulus import Parameters
-from hre_torch.crypto.proofs import prove, verify_blocks, verify_heads
+from hre_torch.crypto.proofs import proof_bytes, prove, verify_blocks, verify_heads
 from hre_torch.crypto.shares import Share
 from hre_torch.errors import MessageError, TaskError
 from hre_torch.protocol.ciphers import (
@@ -278,6 +278,12 @@ class GatedSuite(Suite):
         """Return `PK_j = h_aj h_bj`."""
         return sum_key(own, other, parameters)
 
+    def agreed_key(
+        self, one: KeyCard, other: KeyCard, parameters: Parameters
+    ) -> tuple[bytes, ...]:
+        """Return `PK_j = h_aj h_bj`, which anybody can compute."""
+        return sum_key(one, other, parameters)
+
     def check(self, task: Task) -> None:
         """Check t, c, every key card and the joint key.
 
@@ -296,6 +302,10 @@ class GatedSuite(Suite):
     def check_forwarded(self, task: Task, body: Body) -> None:
         """Verify the proof of an upload for its heads."""
         checked_heads(body, LaneTask(task).layout)
+
+    def proof_size(self, task: Task) -> int:
+        """Size of the batched proof of all blocks."""
+        return proof_bytes(LaneTask(task).layout.plaintexts, task.parameters)
 
     def upload_sizes(self, task: Task) -> tuple[int, ...]:
         """Heads, then lanes."""

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from hre_torch.crypto.modulus import Parameters
 from hre_torch.crypto.negacyclic import RING_DIMENSION
+from hre_torch.crypto.proofs import proof_bytes
 from hre_torch.crypto.ring_expansion import shared_expansion
 from hre_torch.crypto.ring_lwe import accumulate, mask, unmask
 from hre_torch.crypto.ring_parameters import RingParameters, choose_ring_parameters
@@ -197,6 +198,10 @@ class HybridSuite(GatedSuite):
     def check_forwarded(self, task: Task, body: Body) -> None:
         """Verify the proof of an upload for the heads of its key layer."""
         checked_heads(body, _key_layer(task).layout)
+
+    def proof_size(self, task: Task) -> int:
+        """Size of the batched proof of the key layer."""
+        return proof_bytes(_key_layer(task).layout.plaintexts, task.parameters)
 
     def upload_sizes(self, task: Task) -> tuple[int, ...]:
         """Heads, lanes, words."""

@@ -127,10 +127,10 @@ class _DataService(DataServiceCipher[PaperSum]):
     def merge(self, releases: Sequence[PaperSum]) -> PaperSum:
         for release in releases:
             self._cache_head_powers(release)
-        if len(releases) == 1:
-            return releases[0]
+        merged = super().merge(releases)
+        if merged is releases[0]:
+            return merged
         n_squared = self._keys.parameters.n_squared
-        merged = self.add(releases)
         merged.head_powers = [
             tuple(
                 reduce(lambda x, y: x * y % n_squared, powers)

@@ -125,6 +125,7 @@ class PhongSuite(Suite):
     """Phong et al. (2018): fellow participants can open everything."""
 
     name = "phong"
+    baseline = True
     protects = (
         "against the servers only, if no participant helps them: all participants "
         "share one private key, so each can open every other's upload"

@@ -109,6 +109,7 @@ class PlainSuite(Suite):
     """No protection: whoever sees an upload reads it."""
 
     name = "plain"
+    baseline = True
     protects = "nothing: every server and everybody on the wire reads every update"
 
     def plan(self, parameters: Parameters, workload: Workload) -> Plan:
@@ -130,6 +131,12 @@ class PlainSuite(Suite):
 
     def joint_key(
         self, secret: Secret, own: KeyCard, other: KeyCard, parameters: Parameters
+    ) -> tuple[bytes, ...]:
+        """Return the empty joint key."""
+        return ()
+
+    def agreed_key(
+        self, one: KeyCard, other: KeyCard, parameters: Parameters
     ) -> tuple[bytes, ...]:
         """Return the empty joint key."""
         return ()

@@ -1,0 +1,225 @@
+"""One participant's connection to a DSP elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, TypeVar, cast
+
+import httpx
+
+from hre_torch.aggregators.http.exchange import Answer, Exchange, RetryPolicy
+from hre_torch.errors import AggregatorError, HREError
+from hre_torch.protocol.aggregator import Aggregator
+from hre_torch.protocol.envelope import (
+    LENGTHS_BYTES,
+    Envelope,
+    Header,
+    Refusal,
+    decode,
+    lengths_of,
+    seal,
+)
+from hre_torch.protocol.messages import Ack, Download, Release
+from hre_torch.protocol.requests import (
+    Fetch,
+    Request,
+    SnapshotReply,
+    Status,
+    StatusRequest,
+)
+from hre_torch.protocol.suites import SUITES
+from hre_torch.protocol.task import Secret, Task
+
+__all__ = ["HTTPAggregator"]
+
+H = TypeVar("H", bound=Header)
+
+_SNAPSHOT_SLACK: Final = 4096
+"""Octets of a relayed snapshot besides the weights themselves."""
+
+
+class HTTPAggregator(Aggregator):
+    """Carries a participant's messages to the DSP over HTTP.
+
+    An answer counts only if the DSP has signed it and it is about the message that was
+    sent; whatever else comes back, the identical octets are sent again. So a network
+    may lose, double, delay or change what it likes: an upload is entered exactly once.
+
+    Args:
+        name: the participant.
+        url: of the DSP.
+        task: the task.
+        secret: the participant's keys; requests are signed, since answering costs work.
+        policy: how patient to be.
+        transport: for tests.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        url: str,
+        task: Task,
+        secret: Secret,
+        policy: RetryPolicy | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        if secret.name != name:
+            raise AggregatorError(
+                f"these are the keys of {secret.name!r}, not of {name!r}"
+            )
+        self._name = name
+        self._task = task
+        self._secret = secret
+        self._moment = 0
+        self._lock = threading.Lock()
+        self.exchange = Exchange(
+            task,
+            url,
+            max_bytes=max(
+                SUITES.get(task.config.suite).max_message_bytes(task),
+                8 * task.config.n_values + _SNAPSHOT_SLACK,
+            ),
+            policy=policy or RetryPolicy(),
+            transport=transport,
+        )
+
+    def submit(self, upload: bytes) -> bytes:
+        """Send an upload until the DSP has acknowledged or refused these very octets.
+
+        Raises:
+            AggregatorError: no attempt brought an answer; the upload may have arrived.
+        """
+        header, proof = lengths_of(upload)
+        digest = hashlib.sha256(upload[: LENGTHS_BYTES + header + proof]).digest()
+        answer = self.exchange.ask(
+            "/v1/uploads",
+            lambda: upload,
+            Ack,
+            fits=lambda ack: ack.upload == digest,
+        )
+        return cast(Answer, answer).octets
+
+    def fetch(self, since: int, *, merge: bool = True) -> Iterator[bytes]:
+        """Yield what is new for this participant, asking again after each download."""
+        while True:
+            answer = self._fetch_next(since, merge=merge)
+            if answer is None:
+                return
+            yield answer.octets
+            if isinstance(answer.envelope.header, Refusal):
+                return
+            since = self._releases(answer.envelope.header)[-1].version
+
+    def status(self) -> Status:
+        """Return where the task stands for this participant.
+
+        Raises:
+            AggregatorError: the DSP could not be reached.
+            HREError: it refuses.
+        """
+
+        def ask(moment: int) -> StatusRequest:
+            return StatusRequest(cfg=self._task.cfg, sender=self._name, moment=moment)
+
+        answer = self.request(
+            "/v1/status", ask, Status, fits=lambda it: it.recipient == self._name
+        )
+        return cast(Envelope[Status], answer).header
+
+    def wanted_snapshot(self) -> bytes:
+        """Return the request of a participant that comes late, or nothing.
+
+        Raises:
+            AggregatorError: the DSP could not be reached.
+        """
+        return self.exchange.get("/v1/snapshots/wanted", besides=self._name)
+
+    def offer_snapshot(self, snapshot: bytes) -> None:
+        """Hand a sealed snapshot to the DSP.
+
+        Raises:
+            AggregatorError: the DSP could not be reached.
+        """
+        self.exchange.ask(
+            "/v1/snapshots",
+            lambda: snapshot,
+            SnapshotReply,
+            fits=lambda _: False,
+            may_be_empty=True,
+        )
+
+    def request(
+        self,
+        route: str,
+        make: Callable[[int], Request],
+        kind: type[H],
+        *,
+        fits: Callable[[H], bool],
+        may_be_empty: bool = False,
+    ) -> Envelope[H] | None:
+        """Sign and send a request, with a new moment for every attempt.
+
+        Raises:
+            AggregatorError: the DSP could not be reached.
+            HREError: it refuses.
+        """
+        answer = self._ask(route, make, kind, fits=fits, may_be_empty=may_be_empty)
+        if answer is None:
+            return None
+        if isinstance(answer.envelope.header, Refusal):
+            raise answer.envelope.header.exception()
+        return answer.envelope
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.exchange.close()
+
+    def _fetch_next(self, since: int, *, merge: bool) -> Answer | None:
+        def ask(moment: int) -> Fetch:
+            return Fetch(
+                cfg=self._task.cfg,
+                sender=self._name,
+                moment=moment,
+                since=since,
+                merge=merge,
+            )
+
+        def fits(download: Download) -> bool:
+            try:
+                first = self._releases(download)[0].version
+            except (HREError, IndexError):
+                return False
+            return download.recipient == self._name and first == since + 1
+
+        return self._ask("/v1/fetch", ask, Download, fits=fits, may_be_empty=True)
+
+    def _ask(
+        self,
+        route: str,
+        make: Callable[[int], Request],
+        kind: type[H],
+        *,
+        fits: Callable[[H], bool],
+        may_be_empty: bool = False,
+    ) -> Answer | None:
+        def message() -> bytes:
+            return seal(make(self._next_moment()), self._secret.signing).encode()
+
+        return self.exchange.ask(
+            route, message, kind, fits=fits, may_be_empty=may_be_empty
+        )
+
+    def _next_moment(self) -> int:
+        with self._lock:
+            self._moment = max(time.time_ns(), self._moment + 1)
+            return self._moment
+
+    def _releases(self, download: Download) -> list[Release]:
+        return [
+            decode(data, Release, cfg=self._task.cfg, max_bytes=0).header
+            for data in download.releases
+        ]

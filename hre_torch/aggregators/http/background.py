@@ -1,0 +1,241 @@
+"""A session whose messages travel while training goes on.
+
+Uploads are sealed where they are pushed and wait in a queue; one thread sends them in
+order. Downloads are fetched ahead by another; `pull` opens what has come. Only the
+thread that trains touches the session's state, so nothing here needs a lock.
+
+Training waits for the network only if the task's staleness bound says so: an update
+that would be refused as too old has to wait for a pull.
+
+What is computed stays what `Session` computes: weights in use are released weights plus
+every own update that is under way. Only *which* pull finds a release depends on the
+network; where runs must repeat bit for bit, use `Session` itself.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hre_torch.aggregators.http.prefetch import Prefetcher
+from hre_torch.errors import (
+    AggregatorError,
+    BackPressure,
+    HREError,
+    StaleUploadError,
+)
+from hre_torch.protocol.aggregator import Aggregator
+from hre_torch.protocol.envelope import Envelope
+from hre_torch.protocol.messages import Upload
+from hre_torch.protocol.participant import Opened
+from hre_torch.protocol.session import Session, SessionState
+
+__all__ = ["BackgroundSession"]
+
+_Sealed = tuple[Envelope[Upload], bytes]
+
+
+class BackgroundSession(Session):
+    """A `Session` that sends and fetches in threads of its own.
+
+    Errors of the network surface at the next `push` or `pull`; the sealed octets are
+    kept and sent again. An upload that comes back as too old, or because too many of
+    one's own are unreleased, is sealed anew after the next pull.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._backend = self._aggregator
+        self._aggregator = _FetchedAhead(self)
+        self._outbox: queue.Queue[_Sealed | None] = queue.Queue()
+        self._answers: queue.Queue[tuple[_Sealed, bytes | HREError]] = queue.Queue()
+        self._under_way = 0
+        self._again: list[npt.NDArray[np.int32]] = []
+        self._retry = threading.Event()
+        self._waits = False
+        self._closing = False
+        self._prefetcher = Prefetcher(self._backend, lambda: self._when_idle())
+        self._sender = threading.Thread(
+            target=self._send_all, name="hre-send", daemon=True
+        )
+        self._sender.start()
+
+    @property
+    def pending(self) -> int:
+        """Own updates that no release or expiry seen so far contains."""
+        return len(self._pending) + len(self._again)
+
+    def weights(self, piece: slice = slice(None)) -> npt.NDArray[np.int64]:
+        """Return released weights plus own updates under way; see `Session.weights`."""
+        weights = super().weights(piece)
+        for values in self._again:
+            weights += self.task.full_size(values[piece], piece.start or 0)
+        return weights
+
+    def push(self, values: npt.NDArray[np.int32]) -> int:
+        """Seal one quantised update and leave it to the sender; see `Session.push`.
+
+        Raises:
+            BackPressure: Q own updates are unreleased already; nothing was kept.
+            StaleUploadError: the weights known here are too old; nothing was kept.
+            AggregatorError: an *earlier* upload did not get through; this one was not
+                kept, the earlier one is sent again.
+            HREError: an earlier upload was refused for good and is dropped.
+        """
+        self._collect()
+        config = self.task.config
+        if self.pending >= config.pending_limit:
+            raise BackPressure(
+                f"{self.pending} updates of {self.name!r} are under way or unreleased, "
+                f"the task allows {config.pending_limit}: pull, or keep accumulating"
+            )
+        if self.staleness >= config.staleness_bound:
+            raise StaleUploadError(
+                f"the DSP is {self.staleness} releases ahead, the task allows "
+                f"{config.staleness_bound}: pull, then push again"
+            )
+        return self._enqueue(values.copy())
+
+    def pull(self) -> list[Opened]:
+        """Apply every release that has come; see `Session.pull`.
+
+        Waits for the network only if the weights known here are too old to push.
+        """
+        self._collect()
+        self._waits = self._waits or self.staleness >= self.task.config.staleness_bound
+        try:
+            opened = super().pull()
+        finally:
+            self._waits = False
+        again, self._again = self._again, []
+        for values in again:
+            self._enqueue(values)
+        return opened
+
+    def catch_up(self) -> list[Opened]:
+        """Wait until everything sent is acknowledged, then until all is fetched.
+
+        Raises:
+            AggregatorError: the DSP could not be reached.
+            HREError: an upload was refused for good.
+        """
+        self._drain()
+        self._waits = True
+        return self.pull()
+
+    def resend(self) -> None:
+        """Send again what did not get through, and wait for it."""
+        self._drain()
+
+    def state(self) -> SessionState:
+        """Return everything that a restart needs, once all is acknowledged.
+
+        Raises:
+            AggregatorError: the DSP could not be reached; nothing is lost.
+        """
+        self._drain()
+        while self._again:
+            self.catch_up()
+            self._drain()
+        return super().state()
+
+    def close(self) -> None:
+        """Send what waits, as far as the DSP can be reached, and end the threads."""
+        self._closing = True
+        self._outbox.put(None)
+        self._retry.set()
+        self._sender.join()
+        self._prefetcher.stop()
+        self._backend.close()
+
+    def _enqueue(self, values: npt.NDArray[np.int32]) -> int:
+        with self.observe("encrypt"):
+            upload = self._participant.seal(values, self.version, self._digest)
+            data = upload.encode()
+        sequence = upload.header.sequence
+        self._pending[sequence] = values.astype(self._pending_dtype)
+        self._under_way += 1
+        self._outbox.put((replace(upload, parts=()), data))
+        return sequence
+
+    def _send_all(self) -> None:
+        """Send in order; the sender's thread."""
+        while (sealed := self._outbox.get()) is not None:
+            while True:
+                try:
+                    with self.observe("submit"):
+                        answer = self._backend.submit(sealed[1])
+                except AggregatorError as error:
+                    self._retry.clear()
+                    self._answers.put((sealed, error))
+                    self._retry.wait()
+                    if self._closing:
+                        return
+                    continue
+                self._answers.put((sealed, answer))
+                self._prefetcher.call()
+                break
+
+    def _collect(self, *, wait: bool = False) -> None:
+        """Take note of what the DSP has answered since the last time."""
+        while self._under_way:
+            try:
+                (upload, data), answer = self._answers.get(block=wait)
+            except queue.Empty:
+                return
+            if isinstance(answer, HREError):
+                self._retry.set()
+                raise answer
+            self._under_way -= 1
+            self.statistics.bytes_up += len(data)
+            self._note(upload, data, answer)
+
+    def _note(self, upload: Envelope[Upload], data: bytes, answer: bytes) -> None:
+        sequence = upload.header.sequence
+        try:
+            ack = self._acknowledgement(answer, upload, data)
+        except (StaleUploadError, BackPressure):
+            self._again.append(self._pending.pop(sequence).astype(np.int32))
+        except HREError:
+            self._pending.pop(sequence, None)
+            raise
+        else:
+            self.latest_version = max(self.latest_version, ack.version)
+            self.statistics.pushes += 1
+
+    def _drain(self) -> None:
+        self._collect(wait=True)
+
+    def fetched_ahead(self, since: int, *, merge: bool) -> Iterator[bytes]:
+        """Yield downloads that have come already, or wait for them if need be."""
+        while merge and (download := self._prefetcher.take(since)) is not None:
+            yield download
+            since = self.version
+        if self._waits or not merge:
+            yield from self._backend.fetch(since, merge=merge)
+        self._prefetcher.call()
+
+    def _when_idle(self) -> None:
+        """Run in the fetching thread after every fetch; subclasses do errands here."""
+
+
+class _FetchedAhead(Aggregator):
+    """What the session's own `pull` sees: downloads that have come already."""
+
+    def __init__(self, session: BackgroundSession) -> None:
+        self._session = session
+
+    def submit(self, upload: bytes) -> bytes:
+        return self._session._backend.submit(upload)
+
+    def fetch(self, since: int, *, merge: bool = True) -> Iterator[bytes]:
+        return self._session.fetched_ahead(since, merge=merge)
+
+    def close(self) -> None:
+        self._session._backend.close()

@@ -1,0 +1,195 @@
+"""Sends a message, octet for octet, until a signed answer to it comes back."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import httpx
+
+from hre_torch.errors import AggregatorError, ProtocolError
+from hre_torch.protocol.answers import read_answer
+from hre_torch.protocol.envelope import MAX_HEADER_BYTES, Envelope, Header
+from hre_torch.protocol.task import Task
+
+__all__ = ["Answer", "Exchange", "RetryPolicy"]
+
+H = TypeVar("H", bound=Header)
+T = TypeVar("T")
+
+_SLACK: Final = 4096
+_HOPELESS: Final = frozenset({404, 405, 411, 413})
+"""HTTP answers that no repetition will change."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How patient a participant is.
+
+    Attributes:
+        attempts: how often a message is sent before giving up, at least 1.
+        first_pause: seconds before the second attempt; every pause doubles.
+        longest_pause: seconds at which doubling ends.
+        timeout: seconds without an octet after which an attempt is lost.
+    """
+
+    attempts: int = 8
+    first_pause: float = 0.1
+    longest_pause: float = 5.0
+    timeout: float = 30.0
+
+    def pauses(self) -> Iterator[float]:
+        """Yield the pause after every attempt but the last.
+
+        Half of it is left to chance, so that participants which lost the DSP at the
+        same moment do not all come back at the same moment.
+        """
+        pause = self.first_pause
+        for _ in range(self.attempts - 1):
+            yield random.uniform(pause / 2, pause)
+            pause = min(2 * pause, self.longest_pause)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An authentic answer: its octets, and what they say."""
+
+    octets: bytes
+    envelope: Envelope[Any]
+
+
+class Exchange:
+    """One participant's HTTP connections to the DSP; safe to use from several threads.
+
+    Args:
+        task: the task.
+        url: of the DSP, such as `"https://dsp.example"`.
+        max_bytes: most octets of body that the task allows.
+        policy: how patient to be.
+        transport: for tests.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        url: str,
+        *,
+        max_bytes: int,
+        policy: RetryPolicy,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._task = task
+        self._url = url
+        self._max_bytes = max_bytes
+        self._policy = policy
+        self._client = httpx.Client(
+            base_url=url, timeout=policy.timeout, transport=transport, trust_env=False
+        )
+
+    def ask(
+        self,
+        route: str,
+        message: Callable[[], bytes],
+        kind: type[H],
+        *,
+        fits: Callable[[H], bool],
+        may_be_empty: bool = False,
+    ) -> Answer | None:
+        """Return the DSP's signed answer, or None where it has nothing to say.
+
+        Args:
+            route: where to send.
+            message: makes what to send, for every attempt.
+            kind: header class of the answer that is hoped for.
+            fits: whether such an answer is one to this message.
+            may_be_empty: whether the DSP may have nothing to say.
+
+        Raises:
+            AggregatorError: no attempt brought an answer.
+        """
+
+        def attempt() -> Answer | None:
+            octets = message()
+            answer = self._post(route, octets)
+            if not answer:
+                if may_be_empty:
+                    return None
+                raise _LostError("an empty answer")
+            try:
+                envelope = read_answer(
+                    answer,
+                    octets,
+                    kind,
+                    key=self._task.roster.data_service.signing_key,
+                    cfg=self._task.cfg,
+                    max_bytes=self._max_bytes,
+                )
+            except ProtocolError as error:
+                raise _LostError(str(error)) from error
+            if isinstance(envelope.header, kind) and not fits(envelope.header):
+                raise _LostError("an answer to another message")
+            return Answer(answer, envelope)
+
+        return self._persist(route, attempt)
+
+    def get(self, route: str, **query: str) -> bytes:
+        """Return what an open route shows; empty for nothing.
+
+        Raises:
+            AggregatorError: no attempt brought an answer.
+        """
+        return self._persist(
+            route,
+            lambda: self._send(self._client.build_request("GET", route, params=query)),
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _post(self, route: str, octets: bytes) -> bytes:
+        return self._send(self._client.build_request("POST", route, content=octets))
+
+    def _send(self, request: httpx.Request) -> bytes:
+        limit = MAX_HEADER_BYTES + self._max_bytes + _SLACK
+        answer = bytearray()
+        response = self._client.send(request, stream=True)
+        try:
+            for chunk in response.iter_raw():
+                answer += chunk
+                if len(answer) > limit:
+                    raise _LostError(f"an answer of more than {limit} octets")
+        finally:
+            response.close()
+        if response.headers.get("content-type", "").startswith("text/plain"):
+            said = f"HTTP {response.status_code}: {bytes(answer[:200])!r}"
+            raise _LostError(said, hopeless=response.status_code in _HOPELESS)
+        return bytes(answer)
+
+    def _persist(self, route: str, attempt: Callable[[], T]) -> T:
+        pauses = self._policy.pauses()
+        while True:
+            try:
+                return attempt()
+            except (httpx.HTTPError, _LostError) as error:
+                pause = next(pauses, None)
+                hopeless = isinstance(error, _LostError) and error.hopeless
+                if pause is None or hopeless:
+                    raise AggregatorError(
+                        f"the DSP at {self._url} gives no answer on {route} (the last "
+                        f"of {self._policy.attempts} attempts: "
+                        f"{type(error).__name__}: {error}); check the URL and the "
+                        "network, nothing is lost"
+                    ) from error
+                time.sleep(pause)
+
+
+class _LostError(Exception):
+    """What came back is no answer."""
+
+    def __init__(self, reason: str, *, hopeless: bool = False) -> None:
+        super().__init__(reason)
+        self.hopeless = hopeless

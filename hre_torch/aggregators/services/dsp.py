@@ -1,0 +1,337 @@
+"""The DSP as a service: the only server that participants talk to."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request as HTTPRequest
+from starlette.responses import Response
+from starlette.routing import Route
+
+from hre_torch.aggregators.services.caretaker import Caretaker
+from hre_torch.aggregators.services.errands import Errands, UnreachableError
+from hre_torch.aggregators.services.intake import Expected, Intake
+from hre_torch.aggregators.services.logs import log_event
+from hre_torch.aggregators.services.metrics import Metrics
+from hre_torch.aggregators.services.relay import SnapshotRelay
+from hre_torch.aggregators.services.routes import MEDIA_TYPE, Desk
+from hre_torch.aggregators.services.steps import Durable, Steps
+from hre_torch.errors import HREError, MessageError
+from hre_torch.protocol.data_service import DataServiceProvider
+from hre_torch.protocol.envelope import Envelope, Header, decode, seal, signed_bytes
+from hre_torch.protocol.messages import (
+    Ack,
+    Deposit,
+    Receipt,
+    Release,
+    ReleaseOrder,
+    TransformReply,
+    Upload,
+)
+from hre_torch.protocol.requests import (
+    Fetch,
+    Request,
+    Snapshot,
+    SnapshotQuery,
+    SnapshotRequest,
+    Status,
+    StatusRequest,
+)
+from hre_torch.protocol.suites import SUITES
+from hre_torch.protocol.task import Secret, Task
+
+__all__ = ["DataServiceService"]
+
+_SMALL: Final = 4096
+"""Octets of header that a request or an upload may have; honest ones have 500."""
+_RELEASE_PATIENCE: Final = 10.0
+"""Seconds that a fetch waits for a release that is being signed."""
+
+H = TypeVar("H", bound=Header)
+
+
+def _upload_digest(deposit: Deposit) -> bytes:
+    """Return the digest of the upload that a deposit wraps."""
+    signed = signed_bytes(deposit.upload_header, deposit.upload_proof)
+    return hashlib.sha256(signed).digest()
+
+
+class DataServiceService:
+    """A DSP behind HTTP.
+
+    Args:
+        task: the task.
+        secret: the DSP's keys.
+        open_role: makes the role from what the store holds.
+        store: where its changes become durable.
+        errands: the connection to the KTS.
+        metrics: what may be measured; pass it to the role as its observer too.
+        published: what `/v1/task` shows, such as the signed roster file.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        secret: Secret,
+        open_role: Callable[[], DataServiceProvider],
+        store: Durable,
+        errands: Errands,
+        metrics: Metrics,
+        *,
+        published: bytes = b"",
+    ) -> None:
+        self.task = task
+        self._secret = secret
+        self._open_role = open_role
+        self._reopen()
+        self._steps = Steps(store, self._reopen)
+        self._errands = errands
+        self._metrics = metrics
+        self._desk = Desk(task, secret, metrics, link="participants")
+        self._relay = SnapshotRelay(task, secret)
+        self._published = published
+        self._order: Envelope[ReleaseOrder] | None = None
+        self._backlog = True
+        self._moments: dict[str, int] = {}
+        self._fetching: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._suite = SUITES.get(task.config.suite)
+        self._max_bytes = self._suite.max_message_bytes(task)
+        self._intake = Intake(
+            task.cfg, {card.name: card.signing_key for card in task.roster.participants}
+        )
+        self.app = Starlette(routes=self._routes(), lifespan=self._live)
+
+    def _routes(self) -> list[Route]:
+        sizes = self._suite.upload_sizes(self.task)
+        snapshot = 8 * self.task.config.n_values + _SMALL
+
+        def check_sizes(upload: Envelope[Upload]) -> None:
+            announced = tuple(part.size for part in upload.header.parts)
+            if announced != sizes:
+                raise MessageError(
+                    f"the parts of an upload have {sizes} octets in this task, these "
+                    f"have {announced}"
+                )
+
+        proof = self._suite.proof_size(self.task)
+        uploads = Expected(Upload, _SMALL, proof, sum(sizes), check_sizes)
+        offers = Expected(Snapshot, _SMALL, 0, snapshot)
+        return [
+            self._desk.route("/v1/uploads", self._intake, uploads, self._upload),
+            self._request("/v1/fetch", Fetch, self._fetch),
+            self._request("/v1/status", StatusRequest, self._status),
+            self._request("/v1/snapshots/ask", SnapshotRequest, self._ask),
+            self._request("/v1/snapshots/collect", SnapshotQuery, self._collect),
+            self._desk.route("/v1/snapshots", self._intake, offers, self._offer),
+            Route("/v1/snapshots/wanted", self._wanted),
+            Route("/v1/task", self._show_task),
+            *self._desk.housekeeping(),
+        ]
+
+    def _request(
+        self,
+        path: str,
+        kind: type[H],
+        answer: Callable[[bytes, Envelope[Any]], Awaitable[Envelope[Any] | None]],
+    ) -> Route:
+        async def work(message: bytes) -> bytes | None:
+            request = decode(message, kind, cfg=self.task.cfg, max_bytes=0)
+            self._check_moment(request.header)  # type: ignore[arg-type]
+            reply = await answer(message, request)
+            return None if reply is None else reply.encode()
+
+        return self._desk.route(path, self._intake, Expected(kind, _SMALL, 0, 0), work)
+
+    def _check_moment(self, request: Request) -> None:
+        newest = self._moments.get(request.sender, -1)
+        if request.moment <= newest:
+            # No refusal: an honest sender's request was doubled on its way, and a
+            # signed refusal could then overtake the answer.
+            raise HTTPException(425, "a request with a later moment has come before")
+        self._moments[request.sender] = request.moment
+
+    async def _upload(self, message: bytes) -> bytes:
+        upload, deposit, ack = await self._steps.run(self._admit, message)
+        if ack is None:
+            try:
+                ack = await self._deposit(upload.digest, deposit)
+            except UnreachableError:
+                self._backlog = True
+                self._care.call()
+                raise
+            self._metrics.uploads.inc()
+        self._relay.witness(upload)
+        if self._order is not None or self._backlog:
+            self._care.call()
+        return ack.encode()
+
+    async def _deposit(self, upload: bytes, deposit: bytes) -> Envelope[Ack]:
+        """Have the KTS log an upload; if it refuses, the upload is dropped here too."""
+        try:
+            receipt = await self._errands.ask("/v1/deposits", deposit, Receipt)
+        except UnreachableError:
+            raise
+        except HREError:
+            await self._steps.run(self._withdraw, upload)
+            raise
+        return await self._steps.run(self._confirm, receipt)
+
+    def _withdraw(self, upload: bytes) -> None:
+        self._role.withdraw(upload)
+
+    def _admit(
+        self, message: bytes
+    ) -> tuple[Envelope[Upload], bytes, Envelope[Ack] | None]:
+        upload = decode(message, Upload, cfg=self.task.cfg, max_bytes=self._max_bytes)
+        known = self._role.acknowledge(upload.digest)
+        if known is not None:
+            return upload, b"", known
+        deposit = self._role.admit(upload).encode()
+        self._count_pending(upload.header.sender)
+        return upload, deposit, None
+
+    def _confirm(self, receipt: Envelope[Receipt]) -> Envelope[Ack]:
+        ack = self._role.confirm(receipt)
+        self._propose()
+        return ack
+
+    def _propose(self) -> None:
+        """Fix the next release now, so that its list follows from the order of uploads.
+
+        Nothing is proposed while a list waits for its signature.
+        """
+        if self._order is None:
+            self._order = self._role.propose()
+
+    async def _finish_with_kts(self) -> None:
+        if self._backlog:
+            self._backlog = False
+            await self._forward_pending()
+        while self._order is not None:
+            release = await self._errands.ask(
+                "/v1/orders", self._order.encode(), Release
+            )
+            await self._steps.run(self._record, release)
+
+    async def _forward_pending(self) -> None:
+        try:
+            for upload, deposit in await self._steps.run(self._unconfirmed):
+                try:
+                    await self._deposit(upload, deposit)
+                except UnreachableError:
+                    raise
+                except HREError as error:
+                    log_event("withdrawn", upload=upload.hex()[:16], message=str(error))
+            await self._steps.run(self._propose)
+        except HREError:
+            self._backlog = True
+            raise
+
+    def _unconfirmed(self) -> list[tuple[bytes, bytes]]:
+        """Return digests of uploads that the KTS has not confirmed, and deposits."""
+        return [
+            (_upload_digest(it.header), it.encode()) for it in self._role.unconfirmed()
+        ]
+
+    def _record(self, release: Envelope[Release]) -> None:
+        self._role.record(release)
+        self._order = None
+        header = release.header
+        log_event(
+            "release",
+            version=header.version,
+            uploads=len(header.uploads),
+            expired=len(header.expired),
+        )
+        self._count_pending(*self.task.roster.names)
+
+    async def _fetch(
+        self, message: bytes, request: Envelope[Fetch]
+    ) -> Envelope[Any] | None:
+        await self._care.settled(_RELEASE_PATIENCE)
+        name = request.header.sender
+        async with self._fetching[name]:
+            transform = await self._steps.run(self._begin, request.header)
+            if transform is None:
+                return None
+            reply = await self._errands.ask("/v1/transforms", transform, TransformReply)
+            return await self._steps.run(self._finish, reply)
+
+    def _begin(self, fetch: Fetch) -> bytes | None:
+        name = fetch.sender
+        wanted = self._role.next_range(name, fetch.since, merge=fetch.merge)
+        return None if wanted is None else self._role.begin(name, *wanted).encode()
+
+    def _finish(self, reply: Envelope[TransformReply]) -> Envelope[Any]:
+        return self._role.finish(reply)
+
+    async def _status(
+        self, message: bytes, request: Envelope[StatusRequest]
+    ) -> Envelope[Any]:
+        await self._care.settled(_RELEASE_PATIENCE)
+        name = request.header.sender
+        standing = await self._steps.run(lambda: self._role.standing(name))
+        status = Status(
+            cfg=self.task.cfg,
+            sender=self._secret.name,
+            recipient=name,
+            moment=request.header.moment,
+            version=standing.version,
+            oldest=standing.oldest,
+            next_sequence=standing.next_sequence,
+        )
+        return seal(status, self._secret.signing)
+
+    async def _ask(
+        self, message: bytes, request: Envelope[SnapshotRequest]
+    ) -> Envelope[Any] | None:
+        self._relay.ask(message, request)
+        return None
+
+    async def _collect(
+        self, message: bytes, query: Envelope[SnapshotQuery]
+    ) -> Envelope[Any] | None:
+        return self._relay.collect(query)
+
+    async def _offer(self, message: bytes) -> bytes | None:
+        limit = 8 * self.task.config.n_values + _SMALL
+        snapshot = decode(message, Snapshot, cfg=self.task.cfg, max_bytes=limit)
+        self._relay.offer(message, snapshot)
+        return None
+
+    async def _wanted(self, request: HTTPRequest) -> Response:
+        wanted = self._relay.wanted(request.query_params.get("besides", ""))
+        if wanted is None:
+            return Response(status_code=204)
+        return Response(wanted, media_type=MEDIA_TYPE)
+
+    async def _show_task(self, request: HTTPRequest) -> Response:
+        return Response(self._published, media_type="application/json")
+
+    def _count_pending(self, *names: str) -> None:
+        self._metrics.version.set(self._role.version)
+        for name in names:
+            pending = self._role.standing(name).pending
+            self._metrics.pending.labels(name).set(pending)
+
+    def _reopen(self) -> None:
+        self._role = self._open_role()
+        self._order = None
+        self._backlog = True
+
+    @asynccontextmanager
+    async def _live(self, app: Starlette) -> AsyncIterator[None]:
+        await self._steps.run(self._count_pending, *self.task.roster.names)
+        self._care = Caretaker(self._finish_with_kts, self._desk.set_ready)
+        self._care.start()
+        yield
+        await self._care.stop()
+        await self._errands.close()
+        self._steps.close()

@@ -1,0 +1,115 @@
+"""Carries the DSP's messages to the KTS: identical octets again until it answers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, TypeVar
+
+import httpx
+
+from hre_torch.aggregators.services.metrics import Metrics
+from hre_torch.errors import AggregatorError, ProtocolError
+from hre_torch.protocol.answers import read_answer
+from hre_torch.protocol.envelope import MAX_HEADER_BYTES, Envelope, Header, Refusal
+from hre_torch.protocol.task import Task
+
+__all__ = ["Errands", "UnreachableError"]
+
+_PAUSES: Final = (0.1, 0.5, 2.0)
+"""Seconds between attempts; afterwards the caretaker goes on, without a client."""
+_SLACK: Final = 4096
+
+H = TypeVar("H", bound=Header)
+
+
+class UnreachableError(AggregatorError):
+    """The KTS does not answer, or nothing that it has signed comes back."""
+
+
+class Errands:
+    """The DSP's connection to the KTS.
+
+    Args:
+        task: the task.
+        url: where the KTS listens.
+        max_bytes: most octets of body that the task allows.
+        metrics: counts octets.
+        timeout: seconds without an octet before an attempt counts as lost.
+        transport: for tests.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        url: str,
+        *,
+        max_bytes: int,
+        metrics: Metrics,
+        timeout: float = 30.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._task = task
+        self._max_bytes = max_bytes
+        self._metrics = metrics
+        self._client = httpx.AsyncClient(
+            base_url=url, timeout=timeout, transport=transport, trust_env=False
+        )
+
+    async def ask(self, route: str, message: bytes, kind: type[H]) -> Envelope[H]:
+        """Return the KTS's signed answer.
+
+        Raises:
+            UnreachableError: no attempt brought one.
+            HREError: the KTS refuses the message.
+        """
+        for pause in (*_PAUSES, None):
+            try:
+                return await self._attempt(route, message, kind)
+            except (httpx.HTTPError, _LostError) as error:
+                if pause is None:
+                    raise UnreachableError(
+                        f"the key transform server does not answer on {route} "
+                        f"({type(error).__name__}: {error}); the message is kept and "
+                        "sent again"
+                    ) from error
+                await asyncio.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def _attempt(self, route: str, message: bytes, kind: type[H]) -> Envelope[H]:
+        self._metrics.octets.labels("kts", "out").inc(len(message))
+        answer = await self._post(route, message)
+        self._metrics.octets.labels("kts", "in").inc(len(answer))
+        try:
+            envelope = read_answer(
+                answer,
+                message,
+                kind,
+                key=self._task.roster.key_transform.signing_key,
+                cfg=self._task.cfg,
+                max_bytes=self._max_bytes,
+            )
+        except ProtocolError as error:
+            raise _LostError(str(error)) from error
+        if isinstance(envelope.header, Refusal):
+            raise envelope.header.exception()
+        return envelope  # type: ignore[return-value]
+
+    async def _post(self, route: str, message: bytes) -> bytes:
+        limit = MAX_HEADER_BYTES + self._max_bytes + _SLACK
+        answer = bytearray()
+        async with self._client.stream("POST", route, content=message) as response:
+            async for chunk in response.aiter_raw():
+                answer += chunk
+                if len(answer) > limit:
+                    raise _LostError(f"an answer of more than {limit} octets")
+        if not answer:
+            raise _LostError(f"HTTP {response.status_code} without an answer")
+        return bytes(answer)
+
+
+class _LostError(Exception):
+    """What came back is no answer."""

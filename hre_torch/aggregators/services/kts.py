@@ -1,0 +1,116 @@
+"""The KTS as a service: it hears from the DSP only, and believes none of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final, TypeVar
+
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from hre_torch.aggregators.services.intake import Expected, Intake
+from hre_torch.aggregators.services.logs import log_event
+from hre_torch.aggregators.services.metrics import Metrics
+from hre_torch.aggregators.services.routes import Desk
+from hre_torch.aggregators.services.steps import Durable, Steps
+from hre_torch.protocol.envelope import MAX_HEADER_BYTES, Envelope, Header, decode
+from hre_torch.protocol.key_transform import KeyTransformServer
+from hre_torch.protocol.messages import Deposit, ReleaseOrder, TransformRequest
+from hre_torch.protocol.suites import SUITES
+from hre_torch.protocol.task import DATA_SERVICE, Secret, Task
+
+__all__ = ["KeyTransformService"]
+
+_DEPOSIT_HEADER: Final = 1 << 17
+"""A deposit's header wraps the header and the proof of an upload."""
+
+H = TypeVar("H", bound=Header)
+
+
+class KeyTransformService:
+    """A KTS behind HTTP.
+
+    Args:
+        task: the task.
+        secret: the KTS's keys.
+        open_role: makes the role from what the store holds.
+        store: where its changes become durable.
+        metrics: what may be measured; pass it to the role as its observer too.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        secret: Secret,
+        open_role: Callable[[], KeyTransformServer],
+        store: Durable,
+        metrics: Metrics,
+    ) -> None:
+        self.task = task
+        self._open_role = open_role
+        self._reopen()
+        self._steps = Steps(store, self._reopen)
+        self._metrics = metrics
+        self._desk = Desk(task, secret, metrics, link="dsp")
+        self._max_bytes = SUITES.get(task.config.suite).max_message_bytes(task)
+        senders = {DATA_SERVICE: task.roster.data_service.signing_key}
+        self._intake = Intake(task.cfg, senders)
+        self.app = Starlette(
+            routes=[
+                self._route("/v1/deposits", Deposit, self._deposit, _DEPOSIT_HEADER),
+                self._route("/v1/orders", ReleaseOrder, self._approve),
+                self._route("/v1/transforms", TransformRequest, self._transform),
+                *self._desk.housekeeping(),
+            ],
+            lifespan=self._live,
+        )
+
+    def _route(
+        self,
+        path: str,
+        kind: type[H],
+        step: Callable[[Envelope[H]], Envelope[Header]],
+        max_header: int = MAX_HEADER_BYTES,
+    ) -> Route:
+        def work_now(message: bytes) -> bytes:
+            envelope = decode(
+                message, kind, cfg=self.task.cfg, max_bytes=self._max_bytes
+            )
+            return step(envelope).encode()
+
+        async def work(message: bytes) -> bytes:
+            return await self._steps.run(work_now, message)
+
+        expected = Expected(kind, max_header, max_proof=0, max_body=self._max_bytes)
+        return self._desk.route(path, self._intake, expected, work)
+
+    def _deposit(self, deposit: Envelope[Deposit]) -> Envelope[Header]:
+        receipt = self._role.deposit(deposit)
+        self._metrics.uploads.inc()
+        return receipt  # type: ignore[return-value]
+
+    def _approve(self, order: Envelope[ReleaseOrder]) -> Envelope[Header]:
+        release = self._role.approve(order)
+        self._metrics.version.set(release.header.version)
+        log_event(
+            "release",
+            version=release.header.version,
+            uploads=len(release.header.uploads),
+            expired=len(release.header.expired),
+        )
+        return release  # type: ignore[return-value]
+
+    def _transform(self, request: Envelope[TransformRequest]) -> Envelope[Header]:
+        return self._role.transform(request)  # type: ignore[return-value]
+
+    def _reopen(self) -> None:
+        self._role = self._open_role()
+
+    @asynccontextmanager
+    async def _live(self, app: Starlette) -> AsyncIterator[None]:
+        self._metrics.version.set(self._role.version)
+        self._desk.set_ready(True)
+        yield
+        self._desk.set_ready(False)
+        self._steps.close()

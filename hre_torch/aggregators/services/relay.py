@@ -1,0 +1,102 @@
+"""Snapshots for participants that come late: the DSP carries what it cannot read.
+
+A late participant asks; the others see that somebody asks whenever they fetch, and one
+of them seals the released weights. With the snapshot go headers of uploads that are
+based on its version: their signatures vouch for the hash of those weights. All of it is
+forgotten in a restart, since everything can be asked for again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from hre_torch.errors import TaskError
+from hre_torch.protocol.envelope import Envelope, seal
+from hre_torch.protocol.messages import Upload
+from hre_torch.protocol.requests import (
+    Snapshot,
+    SnapshotQuery,
+    SnapshotReply,
+    SnapshotRequest,
+    Witness,
+)
+from hre_torch.protocol.task import Secret, Task
+
+__all__ = ["SnapshotRelay"]
+
+_KEPT_VERSIONS: Final = 64
+"""Versions whose witnesses are kept; a snapshot of older weights is of no use."""
+
+
+@dataclass
+class _Asked:
+    """A participant's newest request, and the first snapshot that answered it."""
+
+    request: bytes
+    digest: bytes
+    snapshot: bytes = b""
+    version: int = 0
+
+
+@dataclass
+class SnapshotRelay:
+    """Requests, snapshots and witnesses of one task.
+
+    Args:
+        task: the task.
+        secret: the DSP's keys.
+    """
+
+    task: Task
+    secret: Secret
+    _asked: dict[str, _Asked] = field(default_factory=dict)
+    _witnesses: dict[int, dict[str, Witness]] = field(default_factory=dict)
+
+    def witness(self, upload: Envelope[Upload]) -> None:
+        """Keep who vouches for the weights that a checked upload is based on."""
+        header = upload.header
+        version = self._witnesses.setdefault(header.base_version, {})
+        version[header.sender] = Witness(
+            upload.header_bytes, upload.proof, upload.signature
+        )
+        for old in sorted(self._witnesses)[:-_KEPT_VERSIONS]:
+            del self._witnesses[old]
+
+    def ask(self, message: bytes, request: Envelope[SnapshotRequest]) -> None:
+        """Take a late participant's request; a newer one replaces it."""
+        self._asked[request.header.sender] = _Asked(message, request.digest)
+
+    def wanted(self, besides: str) -> bytes | None:
+        """Return a request that nobody has answered and that is not `besides`' own."""
+        for name, asked in self._asked.items():
+            if name != besides and not asked.snapshot:
+                return asked.request
+        return None
+
+    def offer(self, message: bytes, snapshot: Envelope[Snapshot]) -> None:
+        """Keep a snapshot for whoever asked for it.
+
+        Raises:
+            TaskError: nobody asks for it.
+        """
+        header = snapshot.header
+        asked = self._asked.get(header.recipient)
+        if asked is None or asked.digest != header.request:
+            raise TaskError(f"{header.recipient!r} does not ask for such a snapshot")
+        if not asked.snapshot:
+            asked.snapshot, asked.version = message, header.version
+
+    def collect(self, query: Envelope[SnapshotQuery]) -> Envelope[SnapshotReply] | None:
+        """Return the snapshot that answers a request, and its witnesses so far."""
+        asked = self._asked.get(query.header.sender)
+        if asked is None or asked.digest != query.header.request or not asked.snapshot:
+            return None
+        reply = SnapshotReply(
+            cfg=self.task.cfg,
+            sender=self.secret.name,
+            recipient=query.header.sender,
+            moment=query.header.moment,
+            witnesses=tuple(self._witnesses.get(asked.version, {}).values()),
+        )
+        return seal(reply, self.secret.signing, (asked.snapshot,))

@@ -1,0 +1,172 @@
+"""Sockets, who may be served where, start and end of a service."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import uvicorn
+from starlette.applications import Starlette
+
+from hre_torch.aggregators.services.guard import GuardedProtocol
+from hre_torch.aggregators.services.logs import log_event
+from hre_torch.crypto.modulus import Parameters
+from hre_torch.errors import AggregatorError, UnsupportedError
+
+__all__ = ["check_exposure", "hosted", "serve"]
+
+_GRACE_SECONDS: Final = 10
+_START_SECONDS: Final = 10.0
+
+
+def check_exposure(parameters: Parameters, host: str) -> None:
+    """Refuse to serve a profile where it must not be served.
+
+    Args:
+        parameters: the task's.
+        host: address or name to listen on.
+
+    Raises:
+        UnsupportedError: an insecure profile, or one for loopback only elsewhere.
+    """
+    if parameters.insecure:
+        raise UnsupportedError(
+            f"profile {parameters.name!r} is INSECURE and is not served at all; make "
+            "the task with 'rsa2048', or with a profile of your own ceremony"
+        )
+    if parameters.loopback_only and not _is_loopback(host):
+        raise UnsupportedError(
+            f"profile {parameters.name!r} may be served on loopback only, not on "
+            f"{host!r}: somebody once knew its factors; hold your own ceremony with "
+            "`hre-torch keygen params`"
+        )
+
+
+def serve(
+    app: Starlette,
+    parameters: Parameters,
+    *,
+    host: str,
+    port: int,
+    certificate: Path | None = None,
+    private_key: Path | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; requests that have begun are answered.
+
+    Args:
+        app: of a service.
+        parameters: the task's, which decide where it may be served.
+        host: address or name to listen on.
+        port: 0 for any free one.
+        certificate: PEM chain for TLS, with `private_key`; None for plain HTTP.
+        private_key: PEM.
+
+    Raises:
+        UnsupportedError: see `check_exposure`.
+        AggregatorError: the address cannot be listened on.
+    """
+    check_exposure(parameters, host)
+    with _listening(host, port) as listener:
+        log_event("listening", host=host, port=listener.getsockname()[1])
+        server = _Server(_config(app, certificate, private_key))
+        server.run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def hosted(
+    app: Starlette, parameters: Parameters, *, host: str = "127.0.0.1", port: int = 0
+) -> Iterator[str]:
+    """Serve in a thread of this process while the `with` lasts; gives the URL.
+
+    Raises:
+        UnsupportedError: see `check_exposure`.
+        AggregatorError: the address cannot be listened on, or nothing starts.
+    """
+    check_exposure(parameters, host)
+    with _listening(host, port) as listener:
+        server = uvicorn.Server(_config(app))
+        thread = threading.Thread(
+            target=server.run, kwargs={"sockets": [listener]}, daemon=True
+        )
+        thread.start()
+        try:
+            _await_start(server, thread)
+            yield f"http://{host}:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server; a signal ends it gracefully, and not by that signal again."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end; asked a second time by Ctrl-C, end at once."""
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+
+def _await_start(server: uvicorn.Server, thread: threading.Thread) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while not server.started:
+        if not thread.is_alive() or time.monotonic() > deadline:
+            raise AggregatorError("the service did not start; its log says why")
+        time.sleep(0.005)
+
+
+def _config(
+    app: Starlette, certificate: Path | None = None, private_key: Path | None = None
+) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=GuardedProtocol,
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+        h11_max_incomplete_event_size=16_384,
+        ssl_certfile=None if certificate is None else str(certificate),
+        ssl_keyfile=None if private_key is None else str(private_key),
+    )
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio switches Nagle's delays off only where the protocol is named, which
+    # `socket.create_server` does not: 40 ms per answer.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(1024)
+        return listener
+    except OSError as error:
+        listener.close()
+        raise AggregatorError(
+            f"cannot listen on {host} port {port}: {error.strerror}; choose another "
+            "port, or end whoever has it"
+        ) from error
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

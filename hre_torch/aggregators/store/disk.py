@@ -1,0 +1,77 @@
+"""What the disk says, in words that help whoever runs the server."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from hre_torch.errors import StoreError
+
+__all__ = ["disk_errors", "sync_folder", "write_all"]
+
+_ADVICE: Final = {
+    "SQLITE_FULL": "the disk is full; make room and start the server again",
+    "SQLITE_READONLY": "the disk or the folder is read-only; make it writable and "
+    "start the server again",
+    "SQLITE_CANTOPEN": "check that the folder exists and that this user may write it",
+    "SQLITE_BUSY": "another process has the database open; end it, or use another "
+    "folder",
+    "SQLITE_CORRUPT": "the database is damaged; restore the whole folder from a copy",
+    "SQLITE_NOTADB": "the database is damaged; restore the whole folder from a copy",
+    "SQLITE_IOERR": "the disk failed; check it, then start the server again",
+}
+_ERRNO_NAMES: Final = {
+    errno.ENOSPC: "SQLITE_FULL",
+    errno.EDQUOT: "SQLITE_FULL",
+    errno.EFBIG: "SQLITE_FULL",
+    errno.EROFS: "SQLITE_READONLY",
+    errno.EACCES: "SQLITE_CANTOPEN",
+    errno.EPERM: "SQLITE_CANTOPEN",
+    errno.ENOENT: "SQLITE_CANTOPEN",
+    errno.EIO: "SQLITE_IOERR",
+}
+_UNKNOWN: Final = "run `hre-torch db check` on the folder"
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn errors of SQLite and of the operating system into `StoreError`.
+
+    Args:
+        folder: the store's folder, which the message names.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        # Extended names such as SQLITE_IOERR_WRITE begin with the primary one.
+        code = getattr(error, "sqlite_errorname", "")
+        name = "_".join(code.split("_")[:2])
+        raise StoreError(_complaint(folder, str(error), name)) from error
+    except OSError as error:
+        name = _ERRNO_NAMES.get(error.errno or 0, "")
+        raise StoreError(_complaint(folder, str(error), name)) from error
+
+
+def _complaint(folder: Path, error: str, name: str) -> str:
+    return f"the store in {folder} failed ({error}): {_ADVICE.get(name, _UNKNOWN)}"
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write everything; a disk that fills up in the middle is an `OSError`."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,105 @@
+"""Bodies of uploads and sums: small ones in the database, large ones in files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Final
+
+from hre_torch.aggregators.store.bodies import BodyFiles
+from hre_torch.aggregators.store.rows import Rows
+from hre_torch.errors import StoreError
+
+__all__ = ["FILE_BYTES", "BodyShelf"]
+
+FILE_BYTES: Final = 1 << 20
+"""A larger body is a file: SQLite would write it twice, and its log would grow."""
+
+
+class BodyShelf:
+    """Puts bodies away and finds them again, each under a number.
+
+    Files that a transaction needs are on the disk before its rows; files that it no
+    longer needs are removed after it is committed.
+
+    Args:
+        rows: the database.
+        files: the folder of large bodies.
+    """
+
+    def __init__(self, rows: Rows, files: BodyFiles) -> None:
+        self._rows = rows
+        self._files = files
+        self._dropped: set[bytes] = set()
+
+    def put(self, content: bytes) -> int:
+        """Keep a body; return its number."""
+        number = self._rows.next_key("bodies")
+        digest = hashlib.sha256(content).digest()
+        filed = len(content) > FILE_BYTES
+        if filed:
+            self._files.write(digest, content)
+        else:
+            self._rows.connection.execute(
+                "INSERT INTO contents VALUES (?, ?)", (number, content)
+            )
+        self._rows.insert("bodies", number, digest, len(content), int(filed))
+        return number
+
+    def get(self, number: int) -> bytes | None:
+        """Return a body, or None if it is missing or damaged."""
+        _, digest, _, filed = self._rows.one("bodies", number)
+        if filed:
+            return self._files.read(digest)
+        found = self._rows.connection.execute(
+            "SELECT content FROM contents WHERE id = ?", (number,)
+        ).fetchone()
+        content = found[0] if found else None
+        if not isinstance(content, bytes):
+            return None
+        return content if hashlib.sha256(content).digest() == digest else None
+
+    def put_back(self, number: int, content: bytes) -> None:
+        """Replace a damaged body by what it was.
+
+        Raises:
+            StoreError: that is not what it was.
+        """
+        _, digest, _, filed = self._rows.one("bodies", number)
+        if hashlib.sha256(content).digest() != digest:
+            raise StoreError(
+                "a damaged sum, computed again from its uploads, comes out different "
+                "from the one that was kept; restore the folder from a copy"
+            )
+        if filed:
+            self._files.write(digest, content)
+        else:
+            self._rows.connection.execute(
+                "INSERT OR REPLACE INTO contents VALUES (?, ?)", (number, content)
+            )
+
+    def drop(self, number: int) -> None:
+        """Forget a body."""
+        _, digest, _, filed = self._rows.delete("bodies", number)
+        if filed:
+            self._dropped.add(digest)
+        else:
+            self._rows.connection.execute(
+                "DELETE FROM contents WHERE id = ?", (number,)
+            )
+
+    def sweep(self) -> None:
+        """Remove the files of dropped bodies, once that is committed."""
+        needed = set(self._filed()) if self._dropped else set()
+        for digest in self._dropped - needed:
+            self._files.remove(digest)
+        self._dropped.clear()
+
+    def sweep_orphans(self) -> None:
+        """Remove files that a step left behind which never came to its end."""
+        for path in self._files.orphans(self._filed()):
+            path.unlink()
+
+    def _filed(self) -> Iterator[bytes]:
+        for _, digest, _, _ in self._rows.where("bodies", "filed = 1"):
+            yield digest

@@ -1,0 +1,74 @@
+"""What the two servers tell whoever makes their state durable.
+
+A role is a pure function of its state and knows no disk. It tells a *journal* of every
+change of its state, in order, after every check that could refuse the step and before
+it returns. Whoever persists it collects what one step said and makes all of it durable,
+or nothing, before the step's answer leaves. The default journal forgets everything.
+
+A refused step may change something too (a contradicting upload is kept as evidence):
+what a step told its journal holds even if the step then raises an `HREError`.
+"""
+
+from __future__ import annotations
+
+from hre_torch.protocol.ciphers import Parts
+from hre_torch.protocol.envelope import Envelope
+from hre_torch.protocol.ledger import Entry
+from hre_torch.protocol.messages import Release
+from hre_torch.protocol.states import StoredState
+
+__all__ = ["Journal"]
+
+
+class Journal:
+    """A journal that forgets everything; subclasses keep it.
+
+    An order in which both servers' journals are called in a quiet task:
+    `entered`, `accepted` for every upload, `released` for every release, then `fetched`
+    as participants open it, and `forgotten` when everybody has.
+    """
+
+    def entered(self, entry: Entry, stored: StoredState) -> None:
+        """Take note of an upload that passed every check and is pending now.
+
+        Args:
+            entry: how the ledger names it.
+            stored: the upload as bytes; `StoredState` says how they check themselves.
+        """
+
+    def accepted(self, upload: bytes) -> None:
+        """Take note that both servers have logged the upload with that digest."""
+
+    def withdrawn(self, upload: bytes) -> None:
+        """Take note that a pending upload is gone, since the other server refuses it.
+
+        Its sequence number stays used. Its owner is told, and must not see it released
+        after a restart.
+        """
+
+    def released(self, release: Envelope[Release], total: Parts) -> None:
+        """Take note of a signed list, which consumes the uploads and expiries it names.
+
+        Args:
+            release: the KTS's signed list.
+            total: this server's sum of the list's uploads, as the suite's `dump` wrote
+                it.
+        """
+
+    def rebuilt(self, version: int, total: Parts) -> None:
+        """Take note of a sum that was computed again from its uploads."""
+
+    def fetched(self, recipient: str, version: int) -> None:
+        """Take note that a participant has opened everything up to `version`.
+
+        Losing this is harmless: the participant says so again when it asks again.
+        """
+
+    def forgotten(self, version: int) -> None:
+        """Take note that everybody has a release, so that its sum can go.
+
+        Losing this is harmless: it follows from `fetched`.
+        """
+
+    def witnessed(self, evidence: bytes) -> None:
+        """Take note of encoded evidence that somebody has broken the protocol."""

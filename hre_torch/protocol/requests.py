@@ -1,0 +1,122 @@
+"""What participants and servers ask each other besides the ten messages of `messages`.
+
+None of these moves an update. They exist because a real network has strangers on it:
+a fetch costs both servers work, so it is signed; and a participant that lost its
+memory, or comes late, must learn where the task stands before it can take part.
+
+StatusRequest     participant -> DSP    where does the task stand, and where do I?
+Status            DSP -> participant    version, and the next free sequence number
+Fetch             participant -> DSP    what follows this release?
+SnapshotRequest   participant -> all    I come late: seal the released weights for me
+Snapshot          participant -> it     the released weights, sealed
+SnapshotQuery     participant -> DSP    has anybody sealed a snapshot for me?
+SnapshotReply     DSP -> participant    the snapshot, and who has signed its hash
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from hre_torch.protocol.envelope import Header
+
+__all__ = [
+    "Fetch",
+    "Request",
+    "Snapshot",
+    "SnapshotQuery",
+    "SnapshotReply",
+    "SnapshotRequest",
+    "Status",
+    "StatusRequest",
+    "Witness",
+]
+
+
+class Request(Header, frozen=True, kw_only=True):
+    """What a participant asks of the DSP.
+
+    `moment` grows with every request of one identity, so that a recorded request is
+    worth nothing; it is the asker's clock in nanoseconds, and compared with nobody
+    else's.
+    """
+
+    moment: int
+
+
+class StatusRequest(Request, frozen=True, kw_only=True, tag="status_request"):
+    """Where does the task stand, and where do I?"""
+
+
+class Status(Header, frozen=True, kw_only=True, tag="status"):
+    """Where the task stands for one participant.
+
+    Attributes:
+        recipient: who asked.
+        moment: of the request that this answers.
+        version: newest release.
+        oldest: oldest release that can still be fetched; `version + 1` if none can.
+        next_sequence: lowest sequence number that the recipient has not used.
+    """
+
+    recipient: str
+    moment: int
+    version: int
+    oldest: int
+    next_sequence: int
+
+
+class Fetch(Request, frozen=True, kw_only=True, tag="fetch"):
+    """Ask for the download that follows release `since`; see `Aggregator.fetch`."""
+
+    since: int
+    merge: bool = True
+
+
+class SnapshotRequest(Request, frozen=True, kw_only=True, tag="snapshot_request"):
+    """Ask the others for the released weights, sealed under a fresh X25519 key."""
+
+    public: bytes
+
+
+class Snapshot(Header, frozen=True, kw_only=True, tag="snapshot"):
+    """The released weights at one version, sealed for one recipient.
+
+    Attributes:
+        recipient: who asked.
+        request: digest of its `SnapshotRequest`.
+        version: release after which the weights are these.
+        chain: hash chain after that release.
+        state_digest: what upload headers say of the weights at that version.
+        previous_digest: what they said one version before, where the suite chains them.
+        public: the sender's ephemeral X25519 key.
+    """
+
+    recipient: str
+    request: bytes
+    version: int
+    chain: bytes
+    state_digest: bytes
+    previous_digest: bytes
+    public: bytes
+
+
+class SnapshotQuery(Request, frozen=True, kw_only=True, tag="snapshot_query"):
+    """Ask the DSP for a snapshot that answers one's request with that digest."""
+
+    request: bytes
+
+
+class Witness(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Header, proof and signature of an upload: its owner vouches for a state hash."""
+
+    header: bytes
+    proof: bytes
+    signature: bytes
+
+
+class SnapshotReply(Header, frozen=True, kw_only=True, tag="snapshot_reply"):
+    """An encoded `Snapshot` as the only part, and uploads based on its version."""
+
+    recipient: str
+    moment: int
+    witnesses: tuple[Witness, ...]

@@ -1,0 +1,198 @@
+"""A small task, and its two servers as something that can be stopped and started.
+
+`kill_driver.py` uses the same pieces, with a process for each server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from hre_torch.aggregators.store import Store
+from hre_torch.crypto.modulus import load_profile
+from hre_torch.crypto.signatures import SigningKey
+from hre_torch.protocol.aggregator import Aggregator
+from hre_torch.protocol.data_service import DataServiceProvider
+from hre_torch.protocol.envelope import Envelope, decode
+from hre_torch.protocol.key_transform import KeyTransformServer
+from hre_torch.protocol.messages import (
+    Deposit,
+    Receipt,
+    Release,
+    ReleaseOrder,
+    TransformReply,
+    TransformRequest,
+    Upload,
+)
+from hre_torch.protocol.session import Session
+from hre_torch.protocol.suites import SUITES
+from hre_torch.protocol.task import Secret, Task, TaskConfig, sign_task, state_digest
+from hre_torch.protocol.workers import Workers
+
+KINDS = {
+    "admit": Upload,
+    "confirm": Receipt,
+    "record": Release,
+    "finish": TransformReply,
+    "deposit": Deposit,
+    "approve": ReleaseOrder,
+    "transform": TransformRequest,
+}
+"""Steps that take a message, and which."""
+
+
+@dataclass
+class World:
+    """A task with everybody's secrets."""
+
+    task: Task
+    secrets: dict[str, Secret]
+    initial: np.ndarray
+
+
+def make_world(suite: str = "plain", n_values: int = 62, **options: Any) -> World:
+    """Return a task of four participants, with t = 3."""
+    chosen = SUITES.get(suite)
+    parameters = load_profile("toy-insecure")
+    operator = SigningKey.generate()
+    names = [f"p{i}" for i in range(4)]
+    secrets, roster = chosen.setup(names, parameters, operator=operator.public)
+    initial = np.arange(n_values, dtype=np.int64)
+    numbers = {"max_additions": 64, "pending_limit": 4, "staleness_bound": 50}
+    config = TaskConfig(
+        suite=suite,
+        profile="toy-insecure",
+        parameters_digest=parameters.digest,
+        min_contributions=3,
+        combine="sum",
+        n_params=n_values,
+        layout_digest=b"",
+        initial_digest=state_digest(initial),
+        roster_digest=roster.digest(),
+        **(numbers | options),
+    )
+    task = Task(config, roster, parameters, sign_task(config, operator))
+    return World(task, secrets, initial)
+
+
+class Callee(Protocol):
+    """A server that one can ask to make a step, here or in another process."""
+
+    def call(self, step: str, *arguments: Any) -> Any:
+        """Make a step; messages are bytes."""
+
+
+class Server:
+    """One role with its store: bytes in, bytes out, every step durable.
+
+    Without a folder it is a server that is never interrupted.
+    """
+
+    def __init__(self, world: World, role: str, folder: Path | None) -> None:
+        self.world = world
+        self.role = role
+        self.folder = folder
+        self.store: Store | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Start from what the disk has."""
+        options = {}
+        if self.folder is not None:
+            self.store = Store.open(self.folder, self.world.task, self.role)
+            try:
+                options["state"] = self.store.load()
+            except BaseException:
+                self.store.close()
+                raise
+            options["journal"] = self.store.journal
+        made = {"dsp": DataServiceProvider, "kts": KeyTransformServer}[self.role]
+        secret = self.world.secrets[self.role]
+        self.server = made(self.world.task, secret, Workers(), **options)
+
+    def stop(self) -> None:
+        """Stop in good order."""
+        if self.store is not None:
+            self.store.close()
+
+    def restart(self) -> None:
+        """Stop, and start from the disk."""
+        self.stop()
+        self.start()
+
+    def call(self, step: str, *arguments: Any) -> Any:
+        """Make a step; messages are bytes."""
+        if step in KINDS:
+            cfg = self.world.task.cfg
+            message = decode(arguments[0], KINDS[step], cfg=cfg, max_bytes=1 << 30)
+            arguments = (message,)
+        made = getattr(self.server, step)
+        if self.store is None:
+            answer = made(*arguments)
+        else:
+            with self.store.transaction():
+                answer = made(*arguments)
+        return answer.encode() if isinstance(answer, Envelope) else answer
+
+
+class Pair:
+    """Carries messages between a DSP, a KTS and the participants."""
+
+    def __init__(self, dsp: Callee, kts: Callee) -> None:
+        self.dsp = dsp
+        self.kts = kts
+
+    def submit(self, upload: bytes) -> bytes:
+        """Carry an upload all the way; return the acknowledgement."""
+        deposit = self.dsp.call("admit", upload)
+        ack = self.dsp.call("confirm", self.kts.call("deposit", deposit))
+        self.release()
+        return ack
+
+    def release(self) -> None:
+        """Carry a release, if one is due."""
+        order = self.dsp.call("propose")
+        if order is not None:
+            self.dsp.call("record", self.kts.call("approve", order))
+
+    def fetch(self, name: str, since: int) -> Iterator[bytes]:
+        """Yield the downloads that a participant lacks."""
+        while wanted := self.dsp.call("next_range", name, since):
+            request = self.dsp.call("begin", name, *wanted)
+            yield self.dsp.call("finish", self.kts.call("transform", request))
+            since = wanted[1]
+
+
+class Connection(Aggregator):
+    """One participant's connection to a pair of servers."""
+
+    def __init__(self, name: str, pair: Pair) -> None:
+        self.name = name
+        self.pair = pair
+
+    def submit(self, upload: bytes) -> bytes:
+        return self.pair.submit(upload)
+
+    def fetch(self, since: int, *, merge: bool = True) -> Iterator[bytes]:
+        return self.pair.fetch(self.name, since)
+
+    def close(self) -> None:
+        pass
+
+
+def join(world: World, pair: Pair) -> list[Session]:
+    """Return the sessions of all participants."""
+    return [
+        Session(world.task, world.secrets[name], Connection(name, pair), world.initial)
+        for name in world.task.roster.names
+    ]
+
+
+def update(session: Session, seed: int) -> np.ndarray:
+    """Return an update that depends on the weights, as a gradient would."""
+    noise = np.random.default_rng(seed).integers(-1000, 1000, session.weights().size)
+    return ((session.weights() * 7 + noise) % 4001 - 2000).astype(np.int32)

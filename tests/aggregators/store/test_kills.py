@@ -1,0 +1,69 @@
+"""Servers that are killed again and again lose nothing and do nothing twice.
+
+A file system in memory serves as well as a disk here, and faster: what a killed process
+has written is in the kernel's hands either way.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tests.aggregators.store.fail_points import POINTS
+
+ROOT = Path(__file__).parents[3]
+MEMORY = Path("/dev/shm")
+
+pytestmark = pytest.mark.servers
+
+
+@pytest.fixture
+def kill(tmp_path) -> Callable[..., dict]:
+    """Return a function that runs the driver and checks what must always hold."""
+
+    def run(suite: str, target: str, kills: int | str, seed: int) -> dict:
+        with TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else tmp_path) as folder:
+            program = [sys.executable, "-m", "tests.aggregators.store.kill_driver"]
+            made = subprocess.run(
+                [*program, folder, suite, target, str(kills), str(seed)],
+                capture_output=True,
+                text=True,
+                cwd=ROOT,
+                timeout=600,
+            )
+        assert made.returncode == 0, made.stderr
+        outcome = json.loads(made.stdout)
+        assert outcome["lost"] == []
+        assert outcome["twice"] == []
+        assert outcome["findings"] == []
+        assert outcome["pending"] == [0, 0, 0, 0]
+        assert outcome["equal"]
+        return outcome["deaths"]
+
+    return run
+
+
+@pytest.mark.parametrize("target", ["dsp", "kts", "both"])
+def test_kills_at_random_moments_lose_nothing_and_change_no_weight(target, kill):
+    deaths = kill("gated", target, 10, seed=1)
+    assert sum(map(len, deaths.values())) >= 10
+
+
+@pytest.mark.parametrize("target", ["dsp", "kts", "both"])
+def test_kills_at_every_named_place_lose_nothing_and_change_no_weight(target, kill):
+    deaths = kill("gated", target, "places", seed=2)
+    assert {place for places in deaths.values() for place in places} >= set(POINTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", ["plain", "hybrid"])
+@pytest.mark.parametrize("target", ["dsp", "kts", "both"])
+def test_a_hundred_kills_lose_nothing_and_change_no_weight(suite, target, kill):
+    deaths = kill(suite, target, 100, seed=3)
+    assert sum(map(len, deaths.values())) >= 100

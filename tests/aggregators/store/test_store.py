@@ -1,0 +1,161 @@
+"""The store: what was acknowledged is there again after a restart."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+
+import pytest
+
+from hre_torch.aggregators.store import check_store
+from tests.aggregators.store.small_servers import (
+    Pair,
+    Server,
+    join,
+    make_world,
+    update,
+)
+
+
+class Twins:
+    """A pair that is never interrupted, and one that restarts after every message."""
+
+    def __init__(self, steady, restarted):
+        self.steady, self.restarted = steady, restarted
+
+    def _restart(self):
+        self.restarted.dsp.restart()
+        self.restarted.kts.restart()
+
+    def submit(self, upload):
+        ack = self.restarted.submit(upload)
+        assert ack == self.steady.submit(upload)
+        self._restart()
+        return ack
+
+    def fetch(self, name, since):
+        list(self.steady.fetch(name, since))
+        for download in self.restarted.fetch(name, since):
+            yield download
+            self._restart()
+
+
+@pytest.mark.parametrize("suite", ["plain", "paper", "phong", "gated", "hybrid"])
+def test_servers_that_restart_after_every_message_equal_uninterrupted_ones(
+    suite, run, new_pair
+):
+    world = make_world(suite)
+    steady = Pair(*(Server(world, role, None) for role in ("dsp", "kts")))
+    restarted = new_pair(world)
+    sessions = join(world, Twins(steady, restarted))
+    run(sessions, 2)
+    sessions[0].push(update(sessions[0], 99))
+    for name in ("dsp", "kts"):
+        one, other = getattr(steady, name), getattr(restarted, name)
+        assert other.server.state() == one.server.state()
+    assert sessions[0].version == 2
+    weights = [session.released().tobytes() for session in sessions]
+    assert len(set(weights)) == 1
+
+
+def test_large_bodies_are_files_and_come_back(run, files, world, new_pair, tmp_path):
+    pair = new_pair(world)
+    sessions = join(world, pair)
+    run(sessions[:2], 2, pull=False)
+    before = pair.dsp.server.state()
+    assert len(list((tmp_path / "dsp" / "bodies").iterdir())) == 4
+    pair.dsp.restart()
+    assert pair.dsp.server.state() == before
+
+
+def test_every_upload_is_on_the_disk_before_its_answer(world, new_pair, tmp_path):
+    pair = new_pair(world)
+    sessions = join(world, pair)
+    for turn, session in enumerate(sessions[:2]):
+        session.push(update(session, turn))
+        for server in (pair.dsp, pair.kts):
+            # As after kill -9: nothing was closed, the folder is all there is.
+            copy = tmp_path / f"copy{turn}" / server.role
+            shutil.copytree(server.folder, copy)
+            revived = Server(world, server.role, copy)
+            assert revived.server.state() == server.server.state()
+            assert revived.server.state().ledger.entries[turn].status == "accepted"
+            revived.stop()
+
+
+def test_a_withdrawn_upload_is_gone_but_its_number_stays_used(world, new_pair):
+    pair = new_pair(world)
+    session = join(world, pair)[0]
+    pair.kts.call = None
+    with suppress(TypeError):
+        session.push(update(session, 0))
+    (digest,) = pair.dsp.server.state().uploads
+    pair.dsp.call("withdraw", digest)
+    before = pair.dsp.server.state()
+    pair.dsp.restart()
+    assert pair.dsp.server.state() == before
+    assert (before.uploads, before.ledger.newest["p0"]) == ({}, 0)
+
+
+def test_disk_use_follows_what_is_pending_and_unfetched_not_history(
+    run, files, new_pair, tmp_path
+):
+    world = make_world(n_values=2000)
+    pair = new_pair(world)
+    sessions = join(world, pair)
+
+    def octets():
+        return {role: check(role) for role in ("dsp", "kts")}
+
+    def check(role):
+        server = getattr(pair, role)
+        server.stop()
+        used = check_store(tmp_path / role).octets
+        server.start()
+        return used
+
+    run(sessions, 3)
+    early = octets()
+    run(sessions, 12)
+    late = octets()
+    assert pair.dsp.server.version == 60 // 3
+    # One upload is pending; the newest release's three, and its sum, wait for the next.
+    assert len(list((tmp_path / "dsp" / "bodies").iterdir())) <= 5
+    for role in ("dsp", "kts"):
+        assert (late[role] - early[role]) / 48 < 400
+
+
+def test_the_database_shrinks_once_a_silent_participant_has_caught_up(run, new_pair):
+    world = make_world(n_values=20_000)
+    pair = new_pair(world)
+    *busy, silent = join(world, pair)
+    database = pair.dsp.folder / "ledger.sqlite"
+    run(busy, 12)
+    pair.dsp.restart()
+    full = database.stat().st_size
+    assert full > 12 * 8 * 20_000
+    silent.pull()
+    run(busy, 1)
+    pair.dsp.restart()
+    assert database.stat().st_size < full / 2
+
+
+def test_a_fetch_alone_costs_no_commit_and_forgets_nothing_that_matters(
+    run, world, new_pair
+):
+    pair = new_pair(world)
+    sessions = join(world, pair)
+    run(sessions, 1, pull=False)
+    step = check_while_open(pair.dsp)
+    for session in sessions:
+        session.pull()
+        session.pull()
+    assert check_while_open(pair.dsp) == step
+    pair.dsp.stop()
+    assert check_store(pair.dsp.folder).step == step + 1
+    pair.dsp.start()
+
+
+def check_while_open(server):
+    """Return the store's step while the server has it open."""
+    return server.store._rows.one("head", 0)[-1]

@@ -1,0 +1,180 @@
+"""Messages travel while training goes on; nothing is lost, and nothing waits."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from hre_torch.aggregators.http import BackgroundSession
+from hre_torch.errors import (
+    AggregatorError,
+    BackPressure,
+    EquivocationError,
+    StaleUploadError,
+)
+from tests.aggregators.contract import same, update
+
+
+def eventually(condition, seconds=10.0):
+    """Wait for something that another thread does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def sessions(serve_locally, cleanup):
+    """Make one background session per participant over the local backend."""
+
+    def make(suite="plain", **options):
+        deployment = serve_locally(suite, **options)
+        made = [
+            deployment.join(n, BackgroundSession) for n in deployment.federation.names
+        ]
+        for session in made:
+            cleanup.callback(session.close)
+        return made
+
+    return make
+
+
+def hold(session):
+    """Keep uploads of a session from travelling until the returned event is set."""
+    gate, submit = threading.Event(), session._backend.submit
+
+    def slow(upload):
+        assert gate.wait(10)
+        return submit(upload)
+
+    session._backend.submit = slow
+    return gate
+
+
+def test_pushing_does_not_wait_for_the_network(sessions):
+    session = sessions()[0]
+    gate = hold(session)
+    started = time.monotonic()
+    assert [session.push(same(1)) for _ in range(3)] == [0, 1, 2]
+    assert time.monotonic() - started < 5
+    assert session.pending == 3
+    gate.set()
+    session.catch_up()
+    assert session.statistics.pushes == 3
+
+
+@pytest.mark.parametrize("suite", ["plain", "hybrid"])
+def test_released_weights_are_those_of_sessions_that_wait(
+    sessions, serve_locally, suite
+):
+    waiting = serve_locally(suite).join_all()
+    for seed in range(2):
+        for index, session in enumerate(waiting):
+            session.push(update(10 * seed + index))
+    for session in waiting:
+        session.pull()
+    ahead = sessions(suite)
+    for seed in range(2):
+        for index, session in enumerate(ahead):
+            session.push(update(10 * seed + index))
+            session.pull()
+        for _ in range(2):
+            for session in ahead:
+                session.catch_up()
+    assert {s.released().tobytes() for s in ahead} == {
+        s.released().tobytes() for s in waiting
+    }
+    assert [s.pending for s in ahead] == [0, 0, 0]
+
+
+def test_an_update_under_way_is_part_of_the_weights_in_use(sessions):
+    session = sessions(combine="mean")[0]
+    gate = hold(session)
+    start = session.weights()
+    session.push(same(5))
+    assert (session.weights() - start == 15).all()
+    gate.set()
+
+
+def test_q_updates_under_way_give_back_pressure(sessions):
+    session = sessions(max_additions=6)[0]
+    gate = hold(session)
+    session.push(same(1))
+    session.push(same(1))
+    with pytest.raises(BackPressure, match="under way"):
+        session.push(same(1))
+    gate.set()
+
+
+def test_a_lost_connection_surfaces_once_and_the_bytes_are_sent_again(sessions):
+    session = sessions()[0]
+    submit, tried = session._backend.submit, []
+
+    def fail_once(upload):
+        tried.append(upload)
+        if len(tried) == 1:
+            raise AggregatorError("no route")
+        return submit(upload)
+
+    session._backend.submit = fail_once
+    session.push(same(1))
+    eventually(lambda: tried)
+    with pytest.raises(AggregatorError, match="no route"):
+        session.catch_up()
+    session.catch_up()
+    assert tried[0] == tried[1]
+    assert session.statistics.pushes == 1
+
+
+def test_a_refused_update_is_dropped_and_said(sessions):
+    first, second, _ = sessions()
+    second._participant._secret = first._participant._secret
+    first.push(same(1))
+    first.catch_up()
+    second._participant.name = "p0"
+    start = second.released()
+    second.push(same(2))
+    with pytest.raises(EquivocationError):
+        second.catch_up()
+    assert (second.weights() == start).all()
+
+
+def test_an_update_that_came_too_late_is_sealed_anew_on_newer_weights(sessions):
+    *others, late = sessions(participants=4, staleness_bound=1)
+    gate = hold(late)
+    late.push(same(7))
+    for _ in range(2):
+        for session in others:
+            session.push(same(1))
+            session.catch_up()
+        for session in others:
+            session.catch_up()
+    gate.set()
+    late.catch_up()
+    assert late.pending == 1
+    late.catch_up()
+    for session in others[:2]:
+        session.push(same(1))
+        session.catch_up()
+    (release,) = late.catch_up()
+    assert {item.name for item in release.uploads} >= {"p3"}
+    assert late.pending == 0
+
+
+def test_a_session_that_knows_it_is_too_far_behind_asks_to_pull_first(sessions):
+    session = sessions(staleness_bound=2)[0]
+    session.latest_version = 2
+    with pytest.raises(StaleUploadError, match="pull, then push again"):
+        session.push(same(1))
+    assert session.pending == 0
+
+
+def test_closing_sends_what_waits(sessions):
+    session = sessions()[0]
+    for _ in range(5):
+        session.push(same(1))
+    servers = session._backend._servers
+    session.close()
+    assert servers._data_service.standing("p0").pending == 5

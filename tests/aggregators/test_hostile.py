@@ -1,0 +1,93 @@
+"""A DSP among hostile clients: honest ones hardly notice, memory stays bounded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hre_torch.aggregators.http import RetryPolicy
+from tests.aggregators.contract import same
+
+pytestmark = pytest.mark.servers
+PROGRAM = Path(__file__).with_name("hostile_clients.py")
+SAMPLES = 50
+
+
+def resident_bytes(process: subprocess.Popen) -> int:
+    """Return the resident memory of a process."""
+    pages = Path(f"/proc/{process.pid}/statm").read_text().split()[1]
+    return 4096 * int(pages)
+
+
+def latencies(session, count: int) -> list[float]:
+    """Return how long so many pushes take, one by one, in seconds."""
+    measured = []
+    for _ in range(count):
+        started = time.perf_counter()
+        session.push(same(1))
+        measured.append(time.perf_counter() - started)
+        time.sleep(0.01)
+    return measured
+
+
+def run_attack(make_site, connections: int) -> None:
+    site = make_site("plain", max_additions=8192, pending_limit=2048)
+    site.start("kts", "dsp")
+    site.wait_ready()
+    recorded = site.folder / "upload"
+    patient = RetryPolicy(attempts=8, first_pause=0.01, timeout=20)
+    session = site.connect("p0", initial=site.folder / "initial.npy", policy=patient)
+    submit = session._aggregator.submit
+    session._aggregator.submit = lambda data: (
+        recorded.write_bytes(data),
+        submit(data),
+    )[1]
+    latencies(session, 5)
+    session._aggregator.submit = submit
+    baseline = latencies(session, SAMPLES)
+    before = resident_bytes(site.processes["dsp"])
+    attackers = subprocess.Popen(
+        [sys.executable, PROGRAM, site.url("dsp"), str(connections), str(recorded)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    attacked: list[float] = []
+    while attackers.poll() is None:
+        attacked += latencies(session, 1)
+    seen = json.loads(attackers.communicate()[0])
+    grown = resident_bytes(site.processes["dsp"]) - before
+    check_answers(seen)
+    assert grown < 64 << 20
+    assert len(attacked) >= 20
+    assert np.percentile(attacked, 99) <= 2 * np.percentile(baseline, 99)
+    assert session.statistics.pushes == 5 + SAMPLES + len(attacked)
+    session.close()
+
+
+def check_answers(seen: dict[str, int]) -> None:
+    """Every attack gets the answer that it deserves, and the server never breaks."""
+    answers: dict[str, set[str]] = {}
+    for each in seen:
+        name, status = each.split(": ")
+        answers.setdefault(name, set()).add(status)
+    assert not any(s.startswith("5") for each in answers.values() for s in each)
+    assert answers["oversize"] == {"413"}
+    assert answers["no length"] == {"411"}
+    assert answers["replay"] == {"200"}
+    for refused in ("garbage body", "changed head", "changed body", "wrong route"):
+        assert answers[refused] <= {"403", "409", "422"}, answers
+
+
+def test_honest_latency_at_most_doubles_under_a_thousand_hostile_connections(make_site):
+    run_attack(make_site, 1000)
+
+
+@pytest.mark.slow
+def test_honest_latency_at_most_doubles_under_20000_hostile_connections(make_site):
+    run_attack(make_site, 20_000)

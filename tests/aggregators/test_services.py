@@ -1,0 +1,285 @@
+"""The services: what they show, refuse, keep over a restart, and leave out of logs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import socket
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+
+from hre_torch.aggregators.http import HTTPAggregator, RetryPolicy
+from hre_torch.aggregators.services import guard, intake, running
+from hre_torch.aggregators.services.assembly import data_service, key_transform
+from hre_torch.aggregators.services.logs import log_event, write_logs_to
+from hre_torch.crypto.modulus import load_profile
+from hre_torch.errors import AggregatorError, SignatureError, UnsupportedError
+from hre_torch.protocol.envelope import Refusal, decode
+from hre_torch.protocol.session import Session
+from tests.aggregators.contract import federate, same
+
+
+def metric(url: str, name: str) -> float:
+    """Return one number of `/metrics`."""
+    for line in httpx.get(f"{url}/metrics").text.splitlines():
+        if line.startswith(name + " "):
+            return float(line.split()[-1])
+    raise AssertionError(f"no metric {name}")
+
+
+def refusal_of(response: httpx.Response) -> Refusal:
+    return decode(response.content, Refusal, max_bytes=0).header
+
+
+def test_health_and_readiness_are_shown(serve_http):
+    deployment = serve_http("plain")
+    for url in (deployment.url, deployment.kts_url):
+        assert httpx.get(f"{url}/healthz").status_code == 200
+    deployment.join("p0").push(same(1))
+    assert httpx.get(f"{deployment.url}/readyz").text == "ready\n"
+
+
+def test_metrics_count_uploads_rejects_pending_octets_and_phases(serve_http):
+    deployment = serve_http("gated")
+    deployment.join("p0").push(same(1))
+    httpx.post(f"{deployment.url}/v1/uploads", content=b"x" * 100)
+    url = deployment.url
+    assert metric(url, "hre_uploads_total") == 1
+    assert metric(url, 'hre_rejects_total{reason="MessageError"}') == 1
+    assert metric(url, 'hre_pending_uploads{participant="p0"}') == 1
+    assert metric(url, 'hre_bytes_total{direction="in",link="participants"}') > 1000
+    assert metric(url, 'hre_phase_seconds_count{phase="check"}') == 1
+    assert metric(deployment.kts_url, "hre_uploads_total") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status"),
+    [
+        (iter([b"x" * 200]), {}, 411),
+        (b"x" * 200, {}, 422),
+        (b"HRE1" + b"\xff" * 200, {}, 422),
+        (b"", {}, 422),
+    ],
+)
+def test_what_is_no_upload_is_refused_before_it_is_kept(
+    serve_http, content, headers, status
+):
+    url = serve_http("plain").url
+    response = httpx.post(f"{url}/v1/uploads", content=content, headers=headers)
+    assert response.status_code == status
+    if status == 422:
+        assert refusal_of(response).error == "MessageError"
+
+
+def test_a_length_beyond_the_tasks_is_refused_before_anything_arrives(serve_http):
+    host, port = serve_http("plain").url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=5) as client:
+        client.send(
+            b"POST /v1/uploads HTTP/1.1\r\nhost: x\r\n"
+            b"content-length: 1000000000000\r\n\r\n"
+        )
+        assert client.recv(12) == b"HTTP/1.1 413"
+
+
+def test_a_message_of_a_stranger_is_refused_before_its_body_is_kept(serve_http):
+    deployment = serve_http("plain")
+    upload = serve_http("plain", participants=["eve", "b", "c"]).seal("eve")
+    response = httpx.post(f"{deployment.url}/v1/uploads", content=upload)
+    assert refusal_of(response).error == "WrongTaskError"
+
+
+def test_a_recorded_fetch_is_worth_nothing(serve_http):
+    deployment = serve_http("plain")
+    for name in ("p0", "p1", "p2"):
+        deployment.join(name).push(same(1))
+    link, sent = deployment.connect("p0"), []
+    post = link.exchange._post
+    link.exchange._post = lambda route, octets: (
+        sent.append(octets),
+        post(route, octets),
+    )[1]
+    assert len(list(link.fetch(0))) == 1
+    again = httpx.post(f"{deployment.url}/v1/fetch", content=sent[0])
+    assert again.status_code == 425
+
+
+def test_nobody_can_make_the_dsp_forget_what_another_has_not_fetched(serve_http):
+    deployment = serve_http("plain")
+    for name in ("p0", "p1", "p2"):
+        deployment.join(name).push(same(1))
+    thief = deployment.connect("p1")
+    thief._name = "p0"
+    with pytest.raises(SignatureError):
+        thief.status()
+    assert len(deployment.join("p0").pull()) == 1
+
+
+def test_a_connection_that_never_asks_is_closed(serve_http, monkeypatch):
+    monkeypatch.setattr(guard, "HEAD_SECONDS", 0.2)
+    url = serve_http("plain").url
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as silent:
+        silent.settimeout(5)
+        silent.send(b"POST /v1/uploads HT")
+        started = time.monotonic()
+        with contextlib.suppress(ConnectionResetError):
+            assert silent.recv(1) == b""
+        assert time.monotonic() - started < 4
+
+
+def test_who_waits_longest_without_asking_makes_room(serve_http, monkeypatch):
+    monkeypatch.setattr(guard, "MOST_CONNECTIONS", 5)
+    deployment = serve_http("plain")
+    host, port = deployment.url.removeprefix("http://").split(":")
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(socket.create_connection((host, int(port))))
+        deployment.join("p0").push(same(1))
+
+
+def test_a_body_that_is_too_slow_ends_with_408(serve_http, monkeypatch):
+    monkeypatch.setattr(intake, "GRACE_SECONDS", 0.2)
+    deployment = serve_http("plain")
+    upload = deployment.seal("p0")
+
+    def drip():
+        yield upload[:200]
+        time.sleep(0.8)
+        yield upload[200:]
+
+    response = httpx.post(
+        f"{deployment.url}/v1/uploads",
+        content=drip(),
+        headers={"content-length": str(len(upload))},
+    )
+    assert response.status_code == 408
+
+
+@pytest.mark.parametrize("profile", ["toy-insecure", "demo3072"])
+def test_insecure_profiles_are_not_served_and_demo_ones_on_loopback_only(profile):
+    parameters = load_profile(profile)
+    with pytest.raises(UnsupportedError):
+        running.check_exposure(parameters, "192.0.2.1")
+    if profile == "demo3072":
+        for host in ("127.0.0.1", "::1", "localhost"):
+            running.check_exposure(parameters, host)
+    else:
+        with pytest.raises(UnsupportedError, match="INSECURE"):
+            running.check_exposure(parameters, "127.0.0.1")
+    running.check_exposure(load_profile("rsa2048"), "192.0.2.1")
+
+
+def test_a_port_that_is_taken_is_said(serve_http):
+    url = serve_http("plain").url
+    parameters = load_profile("rsa2048")
+    with (
+        pytest.raises(AggregatorError, match="cannot listen"),
+        running.hosted(None, parameters, port=int(url.split(":")[-1])),
+    ):
+        pass
+
+
+def test_logs_are_lines_of_json_with_the_class_of_an_exception_only():
+    stream = io.StringIO()
+    try:
+        write_logs_to(stream)
+        log_event("release", version=3)
+        try:
+            raise ValueError("a secret")
+        except ValueError:
+            logging.getLogger("hre_torch.services").exception("broke")
+    finally:
+        for name in ("hre_torch.services", "uvicorn"):
+            logging.getLogger(name).handlers = []
+            logging.getLogger(name).propagate = True
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert (first["event"], first["version"], first["level"]) == ("release", 3, "info")
+    assert second["exception"] == "ValueError"
+    assert "a secret" not in stream.getvalue()
+
+
+def test_an_upload_that_met_a_dead_kts_is_forwarded_when_both_are_back(
+    tmp_path, cleanup, toy_may_be_served
+):
+    federation = cleanup.enter_context(federate("gated"))
+    task, secrets = federation.task, federation._secrets
+    hasty = RetryPolicy(attempts=1, timeout=20)
+    port = None
+
+    def dsp(kts_url):
+        return data_service(
+            task, secrets["dsp"], kts_url=kts_url, folder=tmp_path / "dsp"
+        )
+
+    kts = key_transform(task, secrets["kts"])
+    with running.hosted(kts.app, task.parameters) as kts_url:
+        port = int(kts_url.split(":")[-1])
+    service = dsp(kts_url)
+    with running.hosted(service.app, task.parameters) as url:
+        link = HTTPAggregator(
+            "p0", url=url, task=task, secret=secrets["p0"], policy=hasty
+        )
+        session = Session(task, secrets["p0"], link, federation._initial)
+        with pytest.raises(AggregatorError, match="does not answer"):
+            session.push(same(1))
+        assert httpx.get(f"{url}/readyz").status_code == 503
+        link.close()
+    kts = key_transform(task, secrets["kts"])
+    service = dsp(kts_url)
+    with (
+        running.hosted(kts.app, task.parameters, port=port),
+        running.hosted(service.app, task.parameters) as url,
+    ):
+        deadline = time.monotonic() + 10
+        while httpx.get(f"{url}/readyz").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert [e.status for e in kts._role._ledger.unreleased()] == ["accepted"]
+        session._aggregator = HTTPAggregator(
+            "p0", url=url, task=task, secret=secrets["p0"], policy=hasty
+        )
+        session.resend()
+        assert session.pending == 1
+        assert len(service._role._ledger.unreleased()) == 1
+        session.close()
+
+
+@pytest.mark.servers
+def test_servers_are_processes_without_torch_that_end_gracefully_and_go_on(make_site):
+    site = make_site("hybrid")
+    site.start("kts", "dsp")
+    site.wait_ready()
+    initial = site.folder / "initial.npy"
+    sessions = [site.connect(name, initial=initial) for name in ("p0", "p1", "p2")]
+    sessions[0].push(same(1))
+    sessions[1].push(same(1))
+    assert site.stop("dsp") == 0
+    assert site.stop("kts") == 0
+    assert site.log("dsp")[-1]["event"] == "ended"
+    site.start("kts", "dsp")
+    site.wait_ready()
+    sessions[2].push(same(1))
+    for session in sessions:
+        (release,) = session.pull()
+        assert (release.values == 3).all()
+        session.close()
+    secrets = [(site.folder / f"{r}.key").read_text() for r in ("dsp", "kts")]
+    logs = "".join((site.folder / f"{r}.log").read_text() for r in ("dsp", "kts"))
+    for fields in map(json.loads, secrets):
+        assert fields["ciphertext"] not in logs
+    assert "Traceback" not in logs
+
+
+def test_the_services_import_no_torch():
+    code = (
+        "import sys; import hre_torch.serving, hre_torch.connection;"
+        "print({'torch', 'lightning', 'torchvision'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout == "set()\n", run.stderr

@@ -1,0 +1,131 @@
+"""Both servers' bookkeeping once more: plain Python, no cryptography, no bytes.
+
+Everything is worked out again from what has happened, in order: `log` holds what was
+entered, `lists` what was released and expired. Slow and obvious, so that the servers
+can be compared with it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What the header of an upload says; `key` stands for all its bytes."""
+
+    name: str
+    number: int
+    base: int
+    model: bytes
+    key: bytes
+
+
+@dataclass
+class ReferenceServer:
+    """One server's ledger. `t`, `K`, `Q`, `S` and the first model are the task's."""
+
+    names: tuple[str, ...]
+    t: int
+    K: int
+    Q: int
+    S: int
+    first_model: bytes
+    log: list[Sent] = field(default_factory=list)
+    accepted: set[bytes] = field(default_factory=set)
+    lists: list[tuple[list[bytes], list[bytes]]] = field(default_factory=list)
+    withdrawn: list[Sent] = field(default_factory=list)
+
+    @property
+    def version(self) -> int:
+        return len(self.lists)
+
+    def find(self, key: bytes) -> Sent | None:
+        return next((sent for sent in self.log if sent.key == key), None)
+
+    def gone(self) -> set[bytes]:
+        return {key for pair in self.lists for part in pair for key in part}
+
+    def waiting(self) -> list[Sent]:
+        return [sent for sent in self.log if sent.key not in self.gone()]
+
+    def models(self) -> dict[int, bytes]:
+        """Return the models that releases have settled, by version."""
+        released = [self.find(key) for uploads, _ in self.lists for key in uploads]
+        return {0: self.first_model} | {sent.base: sent.model for sent in released}
+
+    def lost(self, sent: Sent) -> bool:
+        settled = self.models().get(sent.base, sent.model)
+        return sent.base < self.version - self.S or sent.model != settled
+
+    def contradicts(self, sent: Sent) -> bool:
+        """Whether an unreleased upload of the same number says something else."""
+        return any(
+            (other.name, other.number) == (sent.name, sent.number)
+            and other.key != sent.key
+            for other in self.waiting()
+        )
+
+    def enter(self, sent: Sent) -> str | None:
+        """Log an upload; return the name of the error where a rule forbids it."""
+        if self.find(sent.key):
+            return None
+        used = [s.number for s in self.log + self.withdrawn if s.name == sent.name]
+        waiting = [other for other in self.waiting() if other.name == sent.name]
+        if sent.number in [s.number for s in self.log if s.name == sent.name]:
+            return "EquivocationError"
+        if not 0 <= sent.base <= self.version or self.lost(sent):
+            return "StaleUploadError"
+        if used and sent.number <= max(used):
+            return "EquivocationError"
+        if len(waiting) >= self.Q:
+            return "BackPressure"
+        self.log.append(sent)
+        return None
+
+    def accept(self, key: bytes) -> str | None:
+        if self.find(key) is None:
+            return "ReleaseError"
+        self.accepted.add(key)
+        return None
+
+    def withdraw(self, key: bytes) -> None:
+        sent = self.find(key)
+        self.log.remove(sent)
+        self.withdrawn.append(sent)
+
+    def proposal(self) -> tuple[list[bytes], list[bytes]] | None:
+        """Return what an honest DSP releases and expires next."""
+        ready = [sent for sent in self.waiting() if sent.key in self.accepted]
+        fresh = [sent for sent in ready if not self.lost(sent)]
+        votes = Counter(
+            (s.base, s.model)
+            for s in {(s.name, s.base, s.model): s for s in fresh}.values()
+        )
+        chosen = {}
+        for sent in fresh:
+            best = chosen.setdefault(sent.base, sent.model)
+            if votes[sent.base, sent.model] > votes[sent.base, best]:
+                chosen[sent.base] = sent.model
+        listed = [sent for sent in fresh if sent.model == chosen[sent.base]][: self.K]
+        if len({sent.name for sent in listed}) < self.t:
+            return None
+        return [s.key for s in listed], [s.key for s in ready if self.lost(s)]
+
+    def release(self, version: int, uploads: list[bytes], expired: list[bytes]) -> bool:
+        """Append a list if every rule allows it."""
+        sents = [self.find(key) for key in uploads]
+        allowed = (
+            version == self.version + 1
+            and len({*uploads, *expired}) == len(uploads) + len(expired)
+            and {*uploads, *expired} <= self.accepted - self.gone()
+            and len(uploads) <= self.K
+            and len({sent.name for sent in sents}) >= self.t
+            and not any(self.lost(sent) for sent in sents)
+            and all(self.lost(self.find(key)) for key in expired)
+            and len({(s.base, s.model) for s in sents}) == len({s.base for s in sents})
+        )
+        if allowed:
+            self.lists.append((list(uploads), list(expired)))
+        return allowed
