@@ -1,10 +1,10 @@
-"""Reading a recipe: YAML, overrides, and errors that name the key and what is allowed."""
+"""Reading a recipe: YAML, overrides, errors that name the key and what is allowed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -13,10 +13,12 @@ from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
 from hre_torch.errors import RecipeError
-from hre_torch.recipes.schema import Recipe
+from hre_torch.recipes.schema import DirichletSplit, Recipe
 from hre_torch.registry import nearest
 
 __all__ = ["load_recipe"]
+
+_MAPPING: Final = DirichletSplit.__name__
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -53,8 +55,15 @@ def _validated(content: Any, source: str) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        lines = [_explained(detail) for detail in error.errors()]
+        lines = [_explained(d) for d in error.errors() if not _of_other_branch(d)]
         raise RecipeError(f"{source}: " + "\n".join(dict.fromkeys(lines))) from None
+
+
+def _of_other_branch(detail: ErrorDetails) -> bool:
+    """Whether an error only says that a union's other branch did not fit either."""
+    wants_mapping = detail["type"] == "model_type" and detail["loc"][-1] == _MAPPING
+    wants_word = detail["type"] == "literal_error" and isinstance(detail["input"], dict)
+    return wants_mapping or wants_word
 
 
 def _explained(detail: ErrorDetails) -> str:
@@ -65,6 +74,10 @@ def _explained(detail: ErrorDetails) -> str:
         return f"unknown key {key!r}: {nearest(place[-1], choices)}"
     if detail["type"] == "missing":
         return f"missing key {key!r}: {_description(place)}"
+    if detail["type"] == "value_error":
+        return detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "model_type":
+        return f"{key} is {detail['input']!r}, but must hold keys: {_keys_of(place)}"
     seen = detail["input"]
     message = detail["msg"].removeprefix("Input should be ")
     hint = ""
@@ -78,7 +91,7 @@ def _explained(detail: ErrorDetails) -> str:
 
 def _is_key(part: str) -> bool:
     # Branches of a union show up in the location beside the keys.
-    return not part.startswith(("literal[", "DirichletSplit", "constrained-"))
+    return not part.startswith(("literal[", _MAPPING, "constrained-"))
 
 
 def _section(place: Sequence[str]) -> type[BaseModel] | None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 import torch
 from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
-from hre_torch.encoding.fixed_point import Rounding, StochasticRounding
+from hre_torch.encoding.fixed_point import Rounding, make_rounding
 from hre_torch.optim.staleness import Constant, Hinge, Polynomial, StalenessWeight
 
 __all__ = ["DataSection", "ModelSection", "Recipe", "TrainSection"]
@@ -32,7 +32,9 @@ _STALENESS: Final = {"constant": Constant, "polynomial": Polynomial, "hinge": Hi
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False
+    )
 
 
 class ModelSection(_Section):
@@ -100,6 +102,9 @@ class TrainSection(_Section):
     speeds: list[Positive] | None = Field(
         None, description="relative speed of every participant; equal by default"
     )
+    threads: Count = Field(
+        1, description="threads of torch; more than one helps large networks only"
+    )
     evaluate_every: Positive = Field(
         1.0, description="epochs from one test of the released weights to the next"
     )
@@ -109,7 +114,8 @@ class TrainSection(_Section):
         options: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
         if self.optimizer in _WITH_MOMENTUM:
             options["momentum"] = self.momentum
-        return _OPTIMIZERS[self.optimizer](parameters, **options)
+        inner: Optimizer = _OPTIMIZERS[self.optimizer](parameters, **options)
+        return inner
 
     def make_scheduler(self, optimizer: Optimizer, steps: int) -> LRScheduler | None:
         """Return the learning-rate scheduler for so many local steps, if any."""
@@ -119,11 +125,9 @@ class TrainSection(_Section):
             return OneCycleLR(optimizer, max_lr=self.lr, total_steps=steps + 1)
         return None
 
-    def make_rounding(self, participant: int) -> Rounding | None:
-        """Return the rounding rule of one participant; None rounds to the nearest."""
-        if self.rounding == "nearest":
-            return None
-        return StochasticRounding(1_000_003 * self.seed + participant)
+    def make_rounding(self, participant: int) -> Rounding:
+        """Return the rounding rule of one participant, with a stream of its own."""
+        return make_rounding(self.rounding, 1_000_003 * self.seed + participant)
 
     def make_staleness_weight(self) -> StalenessWeight:
         """Return the weight of an update as a function of its staleness."""
@@ -171,6 +175,21 @@ class Recipe(_Section):
     data: DataSection
     train: TrainSection
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        speeds, optimizer = self.train.speeds, self.train.optimizer
+        if speeds is not None and len(speeds) != self.participants:
+            raise ValueError(
+                f"train.speeds names {len(speeds)} speeds for {self.participants} "
+                "participants; give one each, or leave it out"
+            )
+        if self.train.momentum > 0 and optimizer not in _WITH_MOMENTUM:
+            raise ValueError(
+                f"train.momentum is {self.train.momentum}, but {optimizer!r} takes "
+                f"none; set it to 0 or use {' or '.join(_WITH_MOMENTUM)}"
+            )
+        return self
+
     @property
     def combination(self) -> Literal["sum", "mean"]:
         """How updates combine, with the default filled in."""
@@ -181,4 +200,5 @@ class Recipe(_Section):
 
     def to_yaml(self) -> str:
         """Return the recipe as YAML that `load_recipe` reads back unchanged."""
-        return OmegaConf.to_yaml(OmegaConf.create(self.model_dump()))
+        text: str = OmegaConf.to_yaml(OmegaConf.create(self.model_dump()))
+        return text

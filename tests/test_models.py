@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hre_torch.errors import RecipeError, UnknownPluginError
+from hre_torch.models import MODELS, build_model
+
+GREY_8, GREY_28, COLOUR_32 = (1, 8, 8), (1, 28, 28), (3, 32, 32)
+SHIPPED = [
+    ("digits_mlp", GREY_8, 2_410),
+    ("mnist_mlp", GREY_28, 109_386),
+    ("mnist_cnn", GREY_28, 28_938),
+    ("cifar_cnn", COLOUR_32, 122_570),
+    ("resnet20", COLOUR_32, 269_722),
+]
+
+
+def weights(model):
+    return torch.nn.utils.parameters_to_vector(model.parameters()).detach()
+
+
+@pytest.mark.parametrize(("name", "shape", "parameters"), SHIPPED)
+def test_a_model_has_the_documented_number_of_parameters(name, shape, parameters):
+    assert weights(build_model(name, seed=0)).numel() == parameters
+
+
+@pytest.mark.parametrize(("name", "shape", "parameters"), SHIPPED)
+def test_a_model_gives_ten_logits_per_image(name, shape, parameters):
+    assert build_model(name, seed=0)(torch.randn(3, *shape)).shape == (3, 10)
+
+
+@pytest.mark.parametrize(("name", "shape", "parameters"), SHIPPED)
+def test_every_parameter_gets_a_gradient(name, shape, parameters):
+    model = build_model(name, seed=0)
+    model(torch.randn(8, *shape)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name, _, _ in SHIPPED])
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(name):
+    one, two, other = (weights(build_model(name, seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+
+
+def test_building_a_model_leaves_the_global_random_state_alone():
+    before = torch.get_rng_state()
+    build_model("digits_mlp", seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_only_residual_networks_have_buffers():
+    assert [n for n, _, _ in SHIPPED if list(build_model(n, 0).buffers())] == [
+        "resnet20"
+    ]
+
+
+def test_options_change_the_network():
+    model = build_model("mnist_mlp", seed=0, hidden=[10], classes=3)
+    assert weights(model).numel() == 784 * 10 + 10 + 10 * 3 + 3
+
+
+def test_an_unknown_option_is_named_with_its_nearest_spelling():
+    with pytest.raises(RecipeError, match=r"model\.options\.widht: .*'width'"):
+        build_model("mnist_cnn", seed=0, widht=8)
+
+
+def test_an_unknown_model_is_refused_with_its_nearest_spelling():
+    with pytest.raises(UnknownPluginError, match="did you mean 'mnist_mlp'"):
+        build_model("mnist_mpl", seed=0)
+
+
+def test_a_third_party_can_register_a_model():
+    @MODELS.register("tests_linear")
+    def linear(inputs=4):
+        return torch.nn.Linear(inputs, 10)
+
+    assert build_model("tests_linear", seed=0, inputs=5).in_features == 5
