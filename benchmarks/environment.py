@@ -19,7 +19,16 @@ import hre_torch
 __all__ = ["describe"]
 
 _ROOT: Final = Path(__file__).parents[1]
-_PACKAGES: Final = ("gmpy2", "numpy", "cryptography", "msgspec", "phe", "tenseal")
+_PACKAGES: Final = (
+    "gmpy2",
+    "numpy",
+    "torch",
+    "cryptography",
+    "msgspec",
+    "phe",
+    "tenseal",
+    "flwr",
+)
 
 
 def describe(arguments: Sequence[str]) -> dict[str, Any]:

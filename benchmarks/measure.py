@@ -9,11 +9,12 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.memory import MemoryGauge
 from benchmarks.meter import Meter, Reading
 from benchmarks.system import System, SystemFactory
 from benchmarks.workload import Workload
@@ -34,9 +35,10 @@ class Patience:
     """How long to measure one system.
 
     Attributes:
-        rounds: rounds to measure, after one that only warms tables and caches.
-        budget: seconds after which no further round is begun. A first round that takes
-            longer than this is measured itself: what warms up within seconds does not
+        rounds: rounds to time, after one that only warms tables and caches; one more,
+            after them, gauges memory.
+        budget: seconds after which no further round is timed. A first round that takes
+            longer than this is the only one: what warms up within seconds does not
             matter there.
     """
 
@@ -50,13 +52,19 @@ class Record:
 
     Attributes:
         system: suite or peer.
-        phase: `encrypt`, `check`, `add`, `first_phase`, `first_phase_cached`,
-            `second_phase`, `finish` or `decrypt`.
+        phase: one of those that the README lists.
         values: length of the update.
         seconds: median wall-clock time for one update of that length.
         seconds_least: the fastest reading.
         seconds_most: the slowest reading.
-        bytes_per_value: message that the phase reads or writes, per value.
+        cpu_seconds: median time of the process on the cores, without its workers'.
+            Far below `seconds`, it says that somebody else was at work.
+        peak_mib: most memory that the phase took beyond what was there before, its
+            results included; None where only a sample was measured, or where the
+            system does not tell.
+        bytes: messages that the phase reads and writes; None where none move.
+        bytes_per_value: the same, per value.
+        uploads: how many updates a round added.
         threads: cores that the system was allowed to use.
         modulus_bits: length of the ciphertexts' modulus; None without encryption.
         lanes: ciphertexts that share one randomness; None where that means nothing.
@@ -73,7 +81,11 @@ class Record:
     seconds: float
     seconds_least: float
     seconds_most: float
+    cpu_seconds: float
+    peak_mib: float | None
+    bytes: int | None
     bytes_per_value: float
+    uploads: int
     threads: int
     modulus_bits: int | None
     lanes: int | None
@@ -133,31 +145,44 @@ def measure(
 
 
 def _play(system: System, workload: Workload, patience: Patience) -> Meter:
+    """Play rounds: one to warm up, those that are timed, one that gauges memory.
+
+    Gauging takes time and spoils caches, so that times and memory come from different
+    rounds; where one round is all there is patience for, from the same.
+    """
     updates = [
         update[: system.measured_values] for update in workload.updates(system.uploads)
     ]
-    started, meter = time.perf_counter(), Meter()
-    _check_sums(system, updates, system.round(updates, meter))
-    if time.perf_counter() - started > patience.budget:
-        return meter
-    meter = Meter()
+    expected = sum(workload.fixed_point.quantise(update) for update in updates)
+
+    def play(meter: Meter) -> float:
+        _check_sums(system, expected, system.round(updates, meter))
+        return time.perf_counter() - started
+
+    started, first = time.perf_counter(), Meter(MemoryGauge())
+    if play(first) > patience.budget:
+        return first
+    timed, gauged = Meter(), Meter(MemoryGauge())
     for _ in range(patience.rounds):
-        _check_sums(system, updates, system.round(updates, meter))
-        if time.perf_counter() - started > patience.budget:
+        if play(timed) > patience.budget:
             break
-    return meter
+    play(gauged)
+    for phase, readings in timed.readings.items():
+        readings[0].peak_mib = _peak(gauged.readings[phase])
+    return timed
+
+
+def _peak(readings: Sequence[Reading]) -> float | None:
+    return max((r.peak_mib for r in readings if r.peak_mib is not None), default=None)
 
 
 def _check_sums(
-    system: System,
-    updates: Sequence[npt.NDArray[np.int32]],
-    opened: Sequence[npt.NDArray[np.int64]],
+    system: System, expected: Any, opened: Sequence[npt.NDArray[np.int64]]
 ) -> None:
-    expected = np.sum(updates, axis=0, dtype=np.int64)
     for values in opened:
         if not np.array_equal(values, expected):
             raise EncodingError(
-                f"system {system.name!r} did not return the sum of {len(updates)} "
+                f"system {system.name!r} did not return the sum of {system.uploads} "
                 f"updates of {expected.size} values; its times mean nothing"
             )
 
@@ -166,8 +191,10 @@ def _record(
     system: System, phase: str, readings: Sequence[Reading], workload: Workload
 ) -> Record:
     scale = workload.values / system.measured_values
-    seconds = [scale * reading.seconds for reading in readings]
-    moved = statistics.median(reading.bytes for reading in readings)
+    sampled = system.measured_values < workload.values
+    seconds = [_scaled(r.seconds, r.fixed_seconds, scale) for r in readings]
+    busy = statistics.median(r.cpu_seconds / r.seconds for r in readings)
+    moved = statistics.median(_scaled(r.bytes, r.fixed_bytes, scale) for r in readings)
     return Record(
         system=system.name,
         phase=phase,
@@ -175,15 +202,24 @@ def _record(
         seconds=statistics.median(seconds),
         seconds_least=min(seconds),
         seconds_most=max(seconds),
-        bytes_per_value=moved / system.measured_values,
+        cpu_seconds=busy * statistics.median(seconds),
+        peak_mib=None if sampled else _peak(readings),
+        bytes=round(moved) or None,
+        bytes_per_value=moved / workload.values,
+        uploads=system.uploads,
         threads=workload.threads,
         modulus_bits=system.modulus_bits,
         lanes=system.lanes,
         profile=workload.profile,
         readings=len(readings),
-        sampled=system.measured_values < workload.values,
+        sampled=sampled,
         measured_values=system.measured_values,
     )
+
+
+def _scaled(whole: float, fixed: float, scale: float) -> float:
+    """Return what a sample's figure means for the whole update."""
+    return fixed + scale * (whole - fixed)
 
 
 def _settle(threads: int) -> None:

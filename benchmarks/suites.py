@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, TypeVar, cast
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from benchmarks.meter import Meter
 from benchmarks.system import System
+from benchmarks.weights import Weights
 from benchmarks.workload import Workload
 from hre_torch.crypto.signatures import SigningKey
 from hre_torch.errors import EncodingError
@@ -17,12 +19,16 @@ from hre_torch.protocol.data_service import DataServiceProvider
 from hre_torch.protocol.envelope import Envelope, Header, decode
 from hre_torch.protocol.key_transform import KeyTransformServer
 from hre_torch.protocol.messages import (
+    Deposit,
+    Receipt,
+    Release,
     ReleaseOrder,
     TransformReply,
     TransformRequest,
     Upload,
 )
 from hre_torch.protocol.participant import LearningParticipant
+from hre_torch.protocol.suite import Suite
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import (
     DATA_SERVICE,
@@ -39,23 +45,25 @@ __all__ = ["SuiteSystem"]
 
 H = TypeVar("H", bound=Header)
 
-_FEWEST: Final = 2
-"""Participants per round: the fewest that make one addition."""
-
 
 class SuiteSystem(System):
     """Any registered suite: both servers and all participants, bytes between them.
 
     In a round everybody uploads once, one release sums it, everybody downloads it:
 
-    1. `encrypt`: a participant seals an update.
-    2. `check`: the DSP parses an upload, checks and decodes it.
-    3. `add`: the DSP adds one upload to another.
-    4. `first_phase`: the DSP begins the key transform for the release's first
-       recipient; `first_phase_cached`: for each further one.
-    5. `second_phase`: the KTS transforms.
-    6. `finish`: the DSP turns the reply into a download.
-    7. `decrypt`: the recipient checks and opens it.
+    1. `client_push`: a participant quantises, seals (`encrypt`) and encodes an update.
+    2. `dsp_push`, `kts_push`: the DSP decodes, checks (`check`) and stores the upload
+       and forwards what the KTS needs of it; the KTS checks, logs and signs a receipt;
+       the DSP acknowledges.
+    3. `dsp_release`, `kts_release`: the DSP sums (`add`, per addition) and proposes;
+       the KTS checks and signs; the DSP records.
+    4. `dsp_recipient`, `kts_recipient`: the DSP begins a key transform (`first_phase`),
+       the KTS answers (`second_phase`), the DSP makes the download of it (`finish`).
+       What a release caches is not there yet for its first recipient:
+       `dsp_recipient_first`, `kts_recipient_first`. Of the inner phases, those for
+       further recipients are called `first_phase_cached` and `second_phase_cached`.
+    5. `client_pull`: the recipient checks and opens (`decrypt`) the download and loads
+       the new weights into parameters.
 
     Args:
         suite: name in the registry of suites.
@@ -64,7 +72,7 @@ class SuiteSystem(System):
 
     def __init__(self, suite: str, workload: Workload) -> None:
         chosen = SUITES.get(suite)
-        count = max(_FEWEST, chosen.least_contributions)
+        count = max(workload.participants, chosen.least_contributions)
         names = [f"p{index}" for index in range(count)]
         operator = SigningKey.generate()
         secrets, roster = chosen.setup(
@@ -79,15 +87,18 @@ class SuiteSystem(System):
             lanes=lanes,
             uploads=count,
         )
-        self._released = np.zeros(workload.values, dtype=np.int64)
-        config = _config(suite, workload, roster, state_digest(self._released))
+        self._weights = {
+            name: Weights(workload.values, workload.fixed_point) for name in names
+        }
+        self._digest = state_digest(self._weights[names[0]].released)
+        config = _config(chosen, workload, roster, self._digest)
         self._task = Task(
             config, roster, workload.parameters, sign_task(config, operator)
         )
         self._most_bytes = chosen.max_message_bytes(self._task)
         self._workers = Workers.processes(workload.threads)
         self._data_service = DataServiceProvider(
-            self._task, secrets[DATA_SERVICE], self._workers
+            self._task, secrets[DATA_SERVICE], self._workers, observe=self._observe
         )
         self._key_transform = KeyTransformServer(
             self._task, secrets[KEY_TRANSFORM], self._workers
@@ -96,78 +107,115 @@ class SuiteSystem(System):
             LearningParticipant(self._task, secrets[name], self._workers)
             for name in names
         ]
+        self._meter = Meter()
 
     def round(
-        self, updates: Sequence[npt.NDArray[np.int32]], meter: Meter
+        self, updates: Sequence[npt.NDArray[np.float64]], meter: Meter
     ) -> list[npt.NDArray[np.int64]]:
         """Play the phases that the class docstring lists, in that order."""
-        digest = state_digest(self._released)
+        self._meter = meter
         for participant, update in zip(self._participants, updates, strict=True):
-            with meter("encrypt") as reading:
-                upload = participant.seal(update, participant.version, digest).encode()
-            reading.bytes = len(upload)
-            self._admit(upload, meter)
-        self._release(len(updates), len(upload), meter)
+            self._admit(self._push(participant, update))
+        self._release()
         first, *others = self._participants
-        requests = [self._begin(first, meter, "first_phase")]
-        requests += [self._begin(p, meter, "first_phase_cached") for p in others]
-        opened = [
-            self._download(participant, request, meter)
-            for participant, request in zip(self._participants, requests, strict=True)
-        ]
-        self._released += opened[0]
+        opened = [self._pull(first, self._transform(first, "_first", ""))]
+        for each in others:
+            opened.append(self._pull(each, self._transform(each, "", "_cached")))
         return opened
 
     def close(self) -> None:
         """End the worker processes."""
         self._workers.close()
 
-    def _admit(self, data: bytes, meter: Meter) -> None:
-        with meter("check") as reading:
-            deposit = self._data_service.admit(self._decode(data, Upload))
-        reading.bytes = len(data)
-        self._data_service.confirm(self._key_transform.deposit(deposit))
+    def _observe(self, phase: str) -> AbstractContextManager[Any]:
+        """Measure what the DSP does inside another phase and no message brackets."""
+        if phase != "add":
+            return nullcontext()
+        return self._meter("add", times=self.uploads - 1)
 
-    def _release(self, uploads: int, upload_bytes: int, meter: Meter) -> None:
-        # Everybody has uploaded, so there is something to release.
-        order = cast("Envelope[ReleaseOrder]", self._data_service.propose())
-        release = self._key_transform.approve(order)
-        with meter("add", times=uploads - 1) as reading:
-            self._data_service.record(release)
-        reading.bytes = upload_bytes
+    def _push(
+        self, participant: LearningParticipant, update: npt.NDArray[np.float64]
+    ) -> bytes:
+        base = participant.version, self._digest
+        with self._meter("client_push") as push:
+            values = self._weights[participant.name].quantise(update)
+            with self._meter("encrypt") as inner:
+                upload = participant.seal(values, *base).encode()
+        push.bytes = inner.bytes = len(upload)
+        return upload
 
-    def _begin(
-        self, participant: LearningParticipant, meter: Meter, phase: str
+    def _admit(self, upload: bytes) -> None:
+        with self._meter("dsp_push") as dsp:
+            with self._meter("check") as inner:
+                admitted = self._data_service.admit(self._decode(upload, Upload))
+            deposit = admitted.encode()
+        inner.bytes = len(upload)
+        with self._meter("kts_push") as kts:
+            logged = self._key_transform.deposit(self._decode(deposit, Deposit))
+            receipt = logged.encode()
+        with self._meter("dsp_push", resume=dsp):
+            ack = self._data_service.confirm(self._decode(receipt, Receipt)).encode()
+        kts.bytes = len(deposit) + len(receipt)
+        dsp.bytes = len(upload) + kts.bytes + len(ack)
+
+    def _release(self) -> None:
+        with self._meter("dsp_release") as dsp:
+            # Everybody has uploaded, so there is something to release.
+            proposed = cast("Envelope[ReleaseOrder]", self._data_service.propose())
+            order = proposed.encode()
+        with self._meter("kts_release") as kts:
+            signed = self._key_transform.approve(self._decode(order, ReleaseOrder))
+            release = signed.encode()
+        with self._meter("dsp_release", resume=dsp):
+            self._data_service.record(self._decode(release, Release))
+        dsp.bytes = kts.bytes = len(order) + len(release)
+
+    def _transform(
+        self, participant: LearningParticipant, role_suffix: str, phase_suffix: str
     ) -> bytes:
         server, name = self._data_service, participant.name
         # One release is new to everybody, the newest.
         releases = cast("tuple[int, int]", server.next_range(name, participant.version))
-        with meter(phase) as reading:
+        meter = self._meter
+        with (
+            meter(f"dsp_recipient{role_suffix}") as dsp,
+            meter(f"first_phase{phase_suffix}") as inner,
+        ):
             request = server.begin(name, *releases).encode()
-        reading.bytes = len(request)
-        return request
+        inner.bytes = len(request)
+        with (
+            meter(f"kts_recipient{role_suffix}") as kts,
+            meter(f"second_phase{phase_suffix}") as inner,
+        ):
+            received = self._decode(request, TransformRequest)
+            reply = self._key_transform.transform(received).encode()
+        inner.bytes = len(reply)
+        with (
+            meter(f"dsp_recipient{role_suffix}", resume=dsp),
+            meter("finish") as inner,
+        ):
+            download = server.finish(self._decode(reply, TransformReply)).encode()
+        inner.bytes = len(download)
+        kts.bytes = len(request) + len(reply)
+        dsp.bytes = kts.bytes + len(download)
+        return download
 
-    def _download(
-        self, participant: LearningParticipant, request: bytes, meter: Meter
+    def _pull(
+        self, participant: LearningParticipant, download: bytes
     ) -> npt.NDArray[np.int64]:
-        with meter("second_phase") as reading:
-            reply = self._key_transform.transform(
-                self._decode(request, TransformRequest)
-            ).encode()
-        reading.bytes = len(reply)
-        with meter("finish") as reading:
-            download = self._data_service.finish(
-                self._decode(reply, TransformReply)
-            ).encode()
-        reading.bytes = len(download)
-        with meter("decrypt") as reading:
-            opened = participant.open(download)
-        reading.bytes = len(download)
-        if opened.values is None:
-            raise EncodingError(
-                f"suite {self.name!r} rejected a release that should be sound; its "
-                "times mean nothing"
-            )
+        weights = self._weights[participant.name]
+        with self._meter("client_pull") as pull:
+            with self._meter("decrypt") as inner:
+                opened = participant.open(download)
+            if opened.values is None:
+                raise EncodingError(
+                    f"suite {self.name!r} rejected a release that should be sound; its "
+                    "times mean nothing"
+                )
+            weights.apply(opened.values)
+            # What the next upload will be based on.
+            self._digest = state_digest(weights.released)
+        pull.bytes = inner.bytes = len(download)
         return opened.values
 
     def _decode(self, data: bytes, kind: type[H]) -> Envelope[H]:
@@ -175,15 +223,15 @@ class SuiteSystem(System):
 
 
 def _config(
-    suite: str, workload: Workload, roster: Roster, initial: bytes
+    suite: Suite, workload: Workload, roster: Roster, initial: bytes
 ) -> TaskConfig:
     return TaskConfig(
-        suite=suite,
+        suite=suite.name,
         profile=workload.profile,
         parameters_digest=workload.parameters.digest,
         fraction_bits=workload.fraction_bits,
         value_bits=workload.value_bits,
-        max_additions=workload.max_additions,
+        max_additions=suite.default_max_additions,
         min_contributions=len(roster.participants),
         pending_limit=1,
         combine="sum",

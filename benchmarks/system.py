@@ -19,9 +19,9 @@ __all__ = ["System", "SystemFactory"]
 class System(ABC):
     """A system with its keys made, ready to play rounds; it is a context manager.
 
-    A round takes quantised updates in the clear to their sum in the clear, and
-    brackets each phase of its own with the meter. The phases have no fixed list: a
-    system measures what it has, under a name that means the same in every system.
+    A round takes updates in the clear to their sum in the clear, and brackets each
+    phase of its own with the meter. The phases have no fixed list: a system measures
+    what it has, under a name that means the same in every system.
 
     Args:
         name: what the records call the system.
@@ -29,9 +29,11 @@ class System(ABC):
         modulus_bits: length of the modulus under the ciphertexts; None without one.
         lanes: ciphertexts that share one randomness; None without ciphertexts of the
             Paillier kind.
-        uploads: updates that a round adds, at least 2.
-        measured_values: how many values of each update a round really treats; fewer
-            than the workload has where all would take hours.
+        uploads: updates that a round adds, at least 2; by default as many as the
+            workload has participants.
+        measured_values: most values of each update that a round can treat; fewer than
+            the workload has where all would take hours. The workload's own `sample` may
+            ask for still fewer.
     """
 
     def __init__(
@@ -41,18 +43,19 @@ class System(ABC):
         *,
         modulus_bits: int | None,
         lanes: int | None,
-        uploads: int = 2,
+        uploads: int | None = None,
         measured_values: int | None = None,
     ) -> None:
         self.name = name
         self.modulus_bits = modulus_bits
         self.lanes = lanes
-        self.uploads = uploads
-        self.measured_values = min(workload.values, measured_values or workload.values)
+        self.uploads = uploads or workload.participants
+        limits = (workload.values, measured_values, workload.sample)
+        self.measured_values = min(limit for limit in limits if limit is not None)
 
     @abstractmethod
     def round(
-        self, updates: Sequence[npt.NDArray[np.int32]], meter: Meter
+        self, updates: Sequence[npt.NDArray[np.float64]], meter: Meter
     ) -> list[npt.NDArray[np.int64]]:
         """Protect, add and open updates, measuring each phase.
 
@@ -60,11 +63,12 @@ class System(ABC):
         bytes, and ends with the bytes that it sends.
 
         Args:
-            updates: `uploads` vectors of shape `(measured_values,)`.
+            updates: `uploads` vectors, float64, of shape `(measured_values,)`.
             meter: takes the readings.
 
         Returns:
-            The sum as each recipient opened it, shape `(measured_values,)`.
+            The sum as each recipient opened it, int64 at scale 2^f, of shape
+            `(measured_values,)`.
         """
 
     def close(self) -> None:  # noqa: B027

@@ -24,21 +24,26 @@ _SEED: Final = 1
 class Workload:
     """Updates of one length, and what the systems may use to protect them.
 
-    The numbers are those of the reference workload: 16-bit values at scale 2^16 and
-    room for 256 additions.
+    The numbers are those of the reference workload: 16-bit values at scale 2^16.
 
     Attributes:
         values: length of one update, at least 1.
         profile: modulus profile; peers with a modulus take one of the same length.
         threads: cores that a system is allowed to use.
+        sample: most values that a peer really treats; time and bytes of a longer
+            update are scaled up. None measures all of them.
+        participants: how many updates a round adds; suites that hide each update
+            among others take no fewer than three.
         fraction_bits: `f`.
         value_bits: `b`.
-        max_additions: `K`.
+        max_additions: `K` of peers that need one; a suite takes its own default.
     """
 
     values: int
     profile: str = "demo3072"
     threads: int = 1
+    sample: int | None = None
+    participants: int = 3
     fraction_bits: int = 16
     value_bits: int = 16
     max_additions: int = 256
@@ -57,10 +62,15 @@ class Workload:
         """Return how values share a plaintext below `modulus`."""
         return Packing(modulus, self.value_bits, self.max_additions)
 
-    def updates(self, count: int) -> list[npt.NDArray[np.int32]]:
-        """Return `count` quantised updates, int32, each of shape `(values,)`."""
-        stream = np.random.default_rng(_SEED)
+    def updates(self, count: int) -> list[npt.NDArray[np.float64]]:
+        """Return `count` updates, float64, each of shape `(values,)`.
+
+        All values lie on the grid of the fixed point already. So systems that round in
+        another way, or not at all, owe the same exact sum.
+        """
+        stream, fixed_point = np.random.default_rng(_SEED), self.fixed_point
+        drawn = (stream.normal(0.0, _DEVIATION, self.values) for _ in range(count))
         return [
-            self.fixed_point.quantise(stream.normal(0.0, _DEVIATION, self.values))
-            for _ in range(count)
+            fixed_point.to_float(fixed_point.quantise(update).astype(np.int64))
+            for update in drawn
         ]

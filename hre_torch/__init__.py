@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hre_torch.errors import HREError
 
 if TYPE_CHECKING:
+    from hre_torch.connection import connect
     from hre_torch.federation import Federation
     from hre_torch.lightning_callback import HRECallback
     from hre_torch.optim.optimizer import HREOptimizer
@@ -26,6 +27,7 @@ __all__ = [
     "HREOptimizer",
     "Recipe",
     "__version__",
+    "connect",
     "load_recipe",
 ]
 
@@ -34,6 +36,7 @@ _HOME = {
     "HRECallback": "hre_torch.lightning_callback",
     "HREOptimizer": "hre_torch.optim.optimizer",
     "Recipe": "hre_torch.recipes",
+    "connect": "hre_torch.connection",
     "load_recipe": "hre_torch.recipes",
 }
 

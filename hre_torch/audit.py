@@ -11,6 +11,7 @@ first body is the task, every other one an encoded envelope.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,10 +73,10 @@ class TranscriptWriter:
         if link in _LINKS and kind_of(data) in _HISTORY:
             self._write(data)
 
-    def size(self) -> int:
-        """Return how many octets are safely in the file, for a checkpoint."""
+    def flush(self) -> None:
+        """Make sure that everything so far is on disk, for a checkpoint."""
         self._file.flush()
-        return self._path.stat().st_size
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
@@ -251,7 +252,7 @@ def _records(data: bytes) -> Iterator[bytes]:
 def _read_task(body: bytes) -> Task:
     try:
         record = msgspec.msgpack.decode(body, type=_TaskRecord)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MessageError(f"the task is unreadable: {error}") from None
     parameters = load_profile(record.config.profile)
     return Task(record.config, record.roster, parameters, record.signature)
@@ -263,5 +264,5 @@ def _summary(run_dir: Path) -> dict[str, Any]:
         return {}
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MessageError(f"summary.json is unreadable: {error}") from None

@@ -42,6 +42,8 @@ _HEADINGS: Final = {
     "quantise": "quant.",
     "encrypt": "encr.",
     "submit": "submit",
+    "check": "check",
+    "log": "log",
     "add": "add",
     "first_phase": "1st ph.",
     "second_phase": "2nd ph.",

@@ -31,6 +31,7 @@ from hre_torch.protocol.task import (
     TaskConfig,
     sign_task,
 )
+from hre_torch.protocol.vectors import decode_vector
 from hre_torch.protocol.workers import Workers
 from hre_torch.registry import nearest
 
@@ -192,7 +193,16 @@ class Federation:
             name: Secret(kept.role, name, SigningKey(kept.signing), kept.material)
             for name, kept in state.secrets.items()
         }
-        initial = np.frombuffer(state.initial, dtype="<i8").astype(np.int64)
+        missing = [
+            card.name for card in state.roster.cards() if card.name not in secrets
+        ]
+        if missing:
+            raise TaskError(
+                f"the saved state lacks the keys of {', '.join(map(repr, missing))}: "
+                "it is damaged; resume from an earlier one"
+            )
+        n_values = task.config.n_values
+        initial = decode_vector(state.initial, "<i8", n_values).astype(np.int64)
         return cls(
             task,
             secrets,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,42 @@ def data_root() -> Path:
     if not folder:
         pytest.skip("HRE_TORCH_DATA is not set")
     return Path(folder)
+
+
+TOY_RECIPE = """
+suite: paper
+profile: toy-insecure
+participants: 3
+min_contributions: 2
+combine: mean
+workers: 1
+model:
+  name: digits_mlp
+  options: {hidden: [8]}
+data:
+  name: digits
+  train_size: 200
+train:
+  epochs: 2
+  batch_size: 16
+  lr: 0.2
+  push_every: 2
+  pull_every: 3
+  speeds: [1.0, 1.3, 0.8]
+"""
+
+
+@pytest.fixture
+def toy_recipe(tmp_path) -> Callable[..., Path]:
+    """Write a recipe that runs for a second, changed by texts such as "train.lr=1"."""
+
+    def write(*changes: str, name: str = "toy") -> Path:
+        from omegaconf import OmegaConf
+
+        content = OmegaConf.create(TOY_RECIPE)
+        content.merge_with(OmegaConf.from_dotlist(list(changes)))
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(OmegaConf.to_yaml(content))
+        return path
+
+    return write

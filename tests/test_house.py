@@ -24,7 +24,9 @@ FOREIGN = {
 
 def floors() -> dict[str, tuple[int, set[str]]]:
     """Read the README's table of floors: room to (floor, allowed foreign imports)."""
-    rows = re.findall(r"^\| (\d) \| (.+?) \| .+? \| (.+?) \|$", README.read_text(), re.M)
+    rows = re.findall(
+        r"^\| (\d) \| (.+?) \| .+? \| (.+?) \|$", README.read_text(), re.M
+    )
     table = {}
     for floor, rooms, allowed in rows:
         for room in re.findall(r"`([^`]+)`", rooms):

@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import reduce
-from typing import Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.meter import Meter
+from benchmarks.meter import Meter, Reading
 from benchmarks.system import System
+from benchmarks.weights import Weights
+from benchmarks.workload import Workload
 
 __all__ = ["Peer"]
 
@@ -21,12 +23,37 @@ Total = TypeVar("Total")
 class Peer(System, Generic[Total]):
     """A server that adds ciphertexts and sends the sum to everybody, untransformed.
 
-    Phases of a round, and the method that each of them measures: `encrypt` (`seal`),
-    `check` (`load`), `add` (`add`), `finish` (`dump`), `decrypt` (`open`).
+    Phases of a round, and the method that each of them measures:
+
+    1. `client_push`: `prepare`, and `encrypt` within it: `seal`.
+    2. `dsp_push`, which is `check`: `load`.
+    3. `dsp_release`, and `add` within it, per addition: `add`.
+    4. `dsp_recipient`, which is `finish`: `dump`.
+    5. `client_pull`: `open` (`decrypt`), and loading the new weights into parameters.
+
+    Args:
+        name: what the records call the peer.
+        workload: the work.
+        options: passed on to `System`.
+
+    Attributes:
+        meter: takes the readings of the round that is played.
+        fixed_bytes: part of every message that does not grow with the update.
     """
 
+    fixed_bytes: ClassVar[int] = 0
+
+    def __init__(self, name: str, workload: Workload, **options: Any) -> None:
+        super().__init__(name, workload, **options)
+        self.meter = Meter()
+        self._weights = Weights(self.measured_values, workload.fixed_point)
+
+    def prepare(self, update: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+        """Return an update as `seal` takes it; by default quantised, int32."""
+        return self._weights.quantise(update)
+
     @abstractmethod
-    def seal(self, update: npt.NDArray[np.int32]) -> bytes:
+    def seal(self, update: npt.NDArray[Any]) -> bytes:
         """Return an upload; the participant's work."""
 
     @abstractmethod
@@ -46,24 +73,37 @@ class Peer(System, Generic[Total]):
         """Return the sum in the clear; the participant's work."""
 
     def round(
-        self, updates: Sequence[npt.NDArray[np.int32]], meter: Meter
+        self, updates: Sequence[npt.NDArray[np.float64]], meter: Meter
     ) -> list[npt.NDArray[np.int64]]:
         """Play the phases that the class docstring lists, in that order."""
-        totals = []
-        for update in updates:
-            with meter("encrypt") as reading:
-                upload = self.seal(update)
-            reading.bytes = len(upload)
-            with meter("check") as reading:
-                totals.append(self.load(upload))
-            reading.bytes = len(upload)
-        with meter("add", times=len(totals) - 1) as reading:
+        self.meter = meter
+        totals = [self._receive(self._push(update)) for update in updates]
+        with meter("dsp_release"), meter("add", times=len(totals) - 1):
             total = reduce(self.add, totals)
-        reading.bytes = len(upload)
-        with meter("finish") as reading:
+        with meter("dsp_recipient") as outer, meter("finish") as inner:
             download = self.dump(total)
-        reading.bytes = len(download)
-        with meter("decrypt") as reading:
-            opened = self.open(download)
-        reading.bytes = len(download)
+        self._note(download, outer, inner)
+        with meter("client_pull") as outer:
+            with meter("decrypt") as inner:
+                opened = self.open(download)
+            self._weights.apply(opened)
+        self._note(download, outer, inner)
         return [opened]
+
+    def _push(self, update: npt.NDArray[np.float64]) -> bytes:
+        with self.meter("client_push") as outer:
+            prepared = self.prepare(update)
+            with self.meter("encrypt") as inner:
+                upload = self.seal(prepared)
+        self._note(upload, outer, inner)
+        return upload
+
+    def _receive(self, upload: bytes) -> Total:
+        with self.meter("dsp_push") as outer, self.meter("check") as inner:
+            total = self.load(upload)
+        self._note(upload, outer, inner)
+        return total
+
+    def _note(self, message: bytes, *readings: Reading) -> None:
+        for reading in readings:
+            reading.bytes, reading.fixed_bytes = len(message), self.fixed_bytes

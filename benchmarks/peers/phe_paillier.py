@@ -11,20 +11,12 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from phe import EncryptedNumber, generate_paillier_keypair
 
 from benchmarks.peers.peer import Peer
 from benchmarks.system import SystemFactory
 from benchmarks.workload import Workload
 from hre_torch.crypto.shared_key import SharedKey, add_ciphertexts
-from hre_torch.errors import MissingExtraError
-
-try:
-    from phe import EncryptedNumber, generate_paillier_keypair
-except ImportError as error:
-    raise MissingExtraError(
-        "peer 'phe' needs the package phe, which is not installed; run "
-        "pip install 'hre-torch[bench]'"
-    ) from error
 
 __all__ = ["SYSTEMS", "PackedPaillier", "SingleValuePaillier"]
 

@@ -39,7 +39,7 @@ class SharedKeyCKKS(Peer[Any]):
 
     def __init__(self, workload: Workload) -> None:
         super().__init__("tenseal", workload, modulus_bits=sum(_PRIME_BITS), lanes=None)
-        self._fixed_point = workload.fixed_point
+        self._scale = workload.fixed_point.scale
         self._context = tenseal.context(
             tenseal.SCHEME_TYPE.CKKS,
             poly_modulus_degree=_DEGREE,
@@ -51,10 +51,13 @@ class SharedKeyCKKS(Peer[Any]):
             self._context.serialize(save_secret_key=False), n_threads=workload.threads
         )
 
-    def seal(self, update: npt.NDArray[np.int32]) -> bytes:
+    def prepare(self, update: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Leave floats as they are; CKKS takes them."""
+        return update
+
+    def seal(self, update: npt.NDArray[np.float64]) -> bytes:
         """Encrypt and serialise."""
-        floats = self._fixed_point.to_float(update.astype(np.int64))
-        encrypted = tenseal.ckks_vector(self._context, floats.tolist())
+        encrypted = tenseal.ckks_vector(self._context, update.tolist())
         return bytes(encrypted.serialize())
 
     def load(self, upload: bytes) -> Any:
@@ -72,7 +75,7 @@ class SharedKeyCKKS(Peer[Any]):
     def open(self, download: bytes) -> npt.NDArray[np.int64]:
         """Deserialise, decrypt and round to the fixed point."""
         opened = tenseal.ckks_vector_from(self._context, download).decrypt()
-        scaled = np.array(opened) * self._fixed_point.scale
+        scaled = np.array(opened) * self._scale
         return np.rint(scaled).astype(np.int64)
 
 

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from gmpy2 import mpz
 
-from hre_torch.attacks.algebra import divide, look, power
+from hre_torch.attacks.algebra import divide, lanes_of, look, power
 from hre_torch.attacks.result import Attack, Outcome, Target
 from hre_torch.attacks.scene import CAST, Scene, transform_request
 from hre_torch.crypto.encryption import Ciphertext
@@ -52,10 +52,11 @@ class View:
 
 def answer_on_the_wire(view: View) -> tuple[int, ...]:
     """Return the released sum as the KTS's answer for bob shows it to the DSP."""
-    task, lanes = view.task, LaneTask(view.task)
+    task, lanes = view.task, lanes_of(view.task)
     a = decode_exponents(view.dsp.material, task.parameters)
     cipher = SUITES.get(task.config.suite).data_service(task, view.dsp, Workers())
-    total = cipher.add([cipher.restore(parts) for parts in view.uploads]).blocks
+    parts = cipher.dump(cipher.add([cipher.restore(part) for part in view.uploads]))
+    total = lanes.layout.ciphertexts(parts[:2], what="a sum")
     if task.config.suite == "paper":
         begun = [_first_phase(block, a, lanes) for block in total]
         body = (
@@ -77,7 +78,7 @@ def answer_on_the_wire(view: View) -> tuple[int, ...]:
         for block, masks in zip(answered, known, strict=True)
         for element, mask in zip(block, masks, strict=True)
     ]
-    return look(elements, lanes, len(view.uploads))
+    return look(elements, lanes, len(view.uploads), parts)
 
 
 def _first_phase(
@@ -128,6 +129,11 @@ ATTACK: Final = Attack(
             expected=False,
             because="the KTS's share carries sigma of its own, and the DSP's never "
             "leaves the DSP unmasked",
+        ),
+        Target(
+            "hybrid",
+            expected=False,
+            because="the KTS's share of the key layer carries sigma of its own",
         ),
     ),
 )

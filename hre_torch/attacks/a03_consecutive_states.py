@@ -12,7 +12,7 @@ from typing import Final
 
 from gmpy2 import mpz
 
-from hre_torch.attacks.algebra import divide, look, power
+from hre_torch.attacks.algebra import blocks_of, divide, lanes_of, look, power
 from hre_torch.attacks.result import Attack, Outcome, Target
 from hre_torch.attacks.scene import CAST, Scene
 from hre_torch.protocol.ciphers import Parts
@@ -46,17 +46,15 @@ class View:
 
 def consecutive_states(view: View) -> tuple[int, ...]:
     """Return alice's update, or what is left of it under the masks."""
-    lanes = LaneTask(view.task)
+    lanes = lanes_of(view.task)
     parameters = lanes.parameters
     b = decode_exponents(view.kts.material, parameters).reveal()
-    heads, blocks = lanes.layout.decode(view.upload, what="an upload")
+    heads, blocks = blocks_of(view.upload, lanes)
     if view.after:
         powers = [_powers(body, lanes) for body in (view.before, view.after)]
     else:
         # Nothing comes from the DSP: use what the DSP's halves leave in the downloads.
-        powers = [
-            lanes.layout.decode(parts, what="a download")[1] for parts in view.downloads
-        ]
+        powers = [blocks_of(parts, lanes)[1] for parts in view.downloads]
     elements = []
     for index, (head, block) in enumerate(zip(heads, blocks, strict=True)):
         for j, lane in enumerate(block):
@@ -65,7 +63,7 @@ def consecutive_states(view: View) -> tuple[int, ...]:
             if not view.after:
                 mask = quotient * power(head, b[j], parameters)
             elements.append(divide(lane, mask, parameters))
-    return look(elements, lanes, 1)
+    return look(elements, lanes, 1, view.upload)
 
 
 def _powers(body: Parts, lanes: LaneTask) -> list[tuple[mpz, ...]]:
@@ -110,6 +108,12 @@ ATTACK: Final = Attack(
             expected=False,
             because="the DSP's share never reaches the KTS, and what reaches the wire "
             "is masked afresh for every download",
+        ),
+        Target(
+            "hybrid",
+            expected=False,
+            because="the KTS gets heads of the key layer and no words at all, and what "
+            "reaches the wire is masked afresh for every download",
         ),
     ),
 )

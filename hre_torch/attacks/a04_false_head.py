@@ -12,14 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from hre_torch.attacks.algebra import look, read, unmask
+from hre_torch.attacks.algebra import lanes_of, look, read, unmask
 from hre_torch.attacks.forgery import Draft
 from hre_torch.attacks.result import Attack, Outcome, Refusals, Target
 from hre_torch.attacks.scene import Scene
 from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.envelope import Envelope
 from hre_torch.protocol.messages import Download, Upload
-from hre_torch.protocol.suites.keys import LaneTask, decode_exponents
+from hre_torch.protocol.suites.keys import decode_exponents
 from hre_torch.protocol.task import Secret, Task
 
 __all__ = ["ATTACK", "View", "false_head"]
@@ -46,7 +46,7 @@ class View:
 
 def false_head(view: View, refusals: Refusals) -> tuple[int, ...] | None:
     """Return alice's update; None if no door lets the false heads in."""
-    lanes = LaneTask(view.task)
+    lanes = lanes_of(view.task)
     n, n_squared = lanes.parameters.n, lanes.parameters.n_squared
     draft = Draft.of(view.task, [0] * lanes.layout.plaintexts)
     draft.tamper(lambda block: replace(block, head=block.head * (1 + n) % n_squared))
@@ -62,7 +62,7 @@ def false_head(view: View, refusals: Refusals) -> tuple[int, ...] | None:
     # The plaintext 0 comes back as minus the joint exponent of its lane.
     shifts = [read(element, lanes.parameters) for element in opened]
     joint = [-shift % n for shift in shifts if shift is not None]
-    return look(unmask(view.upload, lanes, joint), lanes, 1)
+    return look(unmask(view.upload, lanes, joint), lanes, 1, view.upload)
 
 
 def _run(target: Target, seed: int, profile: str) -> Outcome:
@@ -104,6 +104,11 @@ ATTACK: Final = Attack(
             "gated",
             expected=False,
             because="each server verifies the proof that every head is a power of g",
+        ),
+        Target(
+            "hybrid",
+            expected=False,
+            because="each server verifies the same proof for the key layer",
         ),
     ),
 )

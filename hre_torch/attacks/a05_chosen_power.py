@@ -12,14 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from hre_torch.attacks.algebra import look, power, read, unmask
+from hre_torch.attacks.algebra import lanes_of, look, power, read, unmask
 from hre_torch.attacks.result import Attack, Outcome, Refusals, Target
 from hre_torch.attacks.scene import CAST, Scene, transform_request
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY
 from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.envelope import Envelope
 from hre_torch.protocol.messages import TransformReply, TransformRequest, Upload
-from hre_torch.protocol.suites.keys import LaneTask, decode_exponents
+from hre_torch.protocol.suites.keys import decode_exponents
 from hre_torch.protocol.task import Secret, Task
 
 __all__ = ["ATTACK", "View", "chosen_power"]
@@ -46,7 +46,7 @@ class View:
 
 def chosen_power(view: View, refusals: Refusals) -> tuple[int, ...] | None:
     """Return alice's update; None if the KTS refuses to raise `1 + n`."""
-    lanes, parameters = LaneTask(view.task), view.task.parameters
+    lanes, parameters = lanes_of(view.task), view.task.parameters
     layout, n = lanes.layout, parameters.n
     # X and Z are what a first phase of zeros has there, blinded for mallory.
     rho = SYSTEM_ENTROPY.exponent(parameters.exponent_bits)
@@ -64,7 +64,7 @@ def chosen_power(view: View, refusals: Refusals) -> tuple[int, ...] | None:
         b = [-value % n for value in opened if value is not None]
         a = decode_exponents(view.dsp.material, parameters).reveal()
         joint = [x * y for x, y in zip(a, b, strict=False)]
-        return look(unmask(view.upload, lanes, joint), lanes, 1)
+        return look(unmask(view.upload, lanes, joint), lanes, 1, view.upload)
     return None
 
 
@@ -97,6 +97,11 @@ ATTACK: Final = Attack(
             "gated",
             expected=False,
             because="the KTS never exponentiates a value that the DSP chose",
+        ),
+        Target(
+            "hybrid",
+            expected=False,
+            because="the KTS is that of gated, and exponentiates its own product only",
         ),
     ),
 )

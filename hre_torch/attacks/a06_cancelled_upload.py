@@ -3,7 +3,8 @@
 Mallory uploads the inverse of bob's upload, made fresh with zeros of its own, and its
 count slot set so that the sum still counts three. What the release then opens to is
 alice's update. The forger knows the content of its upload no more than bob's, and that
-is what a proof of *knowledge*, bound to mallory's name, does not let pass.
+is what a proof of *knowledge*, bound to mallory's name, does not let pass. In `hybrid`
+words are subtracted freely, but bob's secret in the key layer is not.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from hre_torch.attacks.algebra import invert_block, look, unmask
+from hre_torch.attacks.algebra import invert_block, lanes_of, look, unmask
 from hre_torch.attacks.forgery import Draft
 from hre_torch.attacks.result import Attack, Outcome, Refusals, Target
 from hre_torch.attacks.scene import CAST, Scene
+from hre_torch.attacks.words import decode_words
 from hre_torch.crypto.encryption import add
 from hre_torch.protocol.envelope import Envelope
 from hre_torch.protocol.messages import Download, Upload
-from hre_torch.protocol.suites.keys import LaneTask, decode_exponents
+from hre_torch.protocol.suites.keys import decode_exponents
 from hre_torch.protocol.task import Secret, Task
 
 __all__ = ["ATTACK", "View", "cancelled_upload"]
@@ -49,20 +51,23 @@ class View:
 
 def cancelled_upload(view: View, refusals: Refusals) -> tuple[int, ...] | None:
     """Return alice's update; None if no door lets the inverse in."""
-    lanes = LaneTask(view.task)
+    lanes = lanes_of(view.task)
     parameters = lanes.parameters
-    theirs = lanes.layout.ciphertexts(view.cancelled.parts, what="an upload")
-    draft = Draft.of(view.task, [_COUNT] * lanes.layout.plaintexts)
+    theirs = lanes.layout.ciphertexts(view.cancelled.parts[:2], what="an upload")
+    draft = Draft.of_zeros(view.task, _COUNT)
     draft.blocks = [
         add(own, invert_block(block, parameters), parameters)
         for own, block in zip(draft.blocks, theirs, strict=True)
     ]
+    if draft.words is not None:
+        draft.words -= decode_words(view.cancelled.parts)
     forged = draft.seal(view.mallory)
     for door in view.doors:
         with refusals:
             door(forged)
             k = decode_exponents(view.mallory.material, parameters).reveal()
-            return look(unmask(view.download().parts, lanes, k), lanes, len(CAST))
+            parts = view.download().parts
+            return look(unmask(parts, lanes, k), lanes, len(CAST), parts)
     return None
 
 
@@ -105,6 +110,17 @@ ATTACK: Final = Attack(
             expected=False,
             because="each server verifies a proof of knowledge that is bound to the "
             "sender",
+        ),
+        Target(
+            "hybrid without proofs",
+            expected=True,
+            because="whoever cancels both words and key layer cancels the upload",
+        ),
+        Target(
+            "hybrid",
+            expected=False,
+            because="each server verifies a proof of knowledge of the secret in the "
+            "key layer, and words alone cancel nothing that opens",
         ),
     ),
 )

@@ -21,7 +21,6 @@ from hre_torch.attacks.scene import Scene
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY
 from hre_torch.protocol.envelope import Envelope
 from hre_torch.protocol.messages import Upload
-from hre_torch.protocol.suites.keys import LaneTask
 from hre_torch.protocol.task import Secret, Task
 
 __all__ = ["ATTACK", "View", "spoil"]
@@ -44,11 +43,10 @@ class View:
 
 def spoil(view: View, refusals: Refusals) -> None:
     """Bring in an upload of which one lane is off the key relation."""
-    lanes = LaneTask(view.task)
-    n, n_squared = lanes.parameters.n, lanes.parameters.n_squared
-    stray = power(SYSTEM_ENTROPY.unit(n), n, lanes.parameters)
-    nothing = np.zeros(lanes.n_values, dtype=np.int32)
-    draft = Draft.of(view.task, lanes.packing.pack(nothing))
+    parameters = view.task.parameters
+    n, n_squared = parameters.n, parameters.n_squared
+    stray = power(SYSTEM_ENTROPY.unit(n), n, parameters)
+    draft = Draft.of_zeros(view.task)
     draft.tamper(
         lambda block: replace(
             block, lanes=(block.lanes[0] * stray % n_squared, *block.lanes[1:])
@@ -92,6 +90,17 @@ ATTACK: Final = Attack(
             expected=False,
             because="the DSP verifies every lane before it adds an upload; bob opens "
             "the sum of the others",
+        ),
+        Target(
+            "hybrid without proofs",
+            expected=True,
+            because="one lane of the key layer spoils the sum of all",
+        ),
+        Target(
+            "hybrid",
+            expected=False,
+            because="the DSP verifies every lane of the key layer; for words that are "
+            "not masked honestly see A13",
         ),
     ),
 )

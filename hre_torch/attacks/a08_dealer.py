@@ -15,14 +15,13 @@ from typing import Final
 import gmpy2
 from gmpy2 import mpz
 
-from hre_torch.attacks.algebra import look, power
+from hre_torch.attacks.algebra import blocks_of, lanes_of, look, power
 from hre_torch.attacks.result import Attack, Outcome, Target
 from hre_torch.attacks.scene import Scene
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY
 from hre_torch.crypto.modulus import Parameters, load_profile
 from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.messages import Upload
-from hre_torch.protocol.suites.keys import LaneTask
 from hre_torch.protocol.task import Task
 
 __all__ = ["ATTACK", "View", "dealer"]
@@ -48,18 +47,18 @@ class View:
 
 def dealer(view: View) -> tuple[int, ...] | None:
     """Return alice's update; None if the factors are not to be had."""
-    lanes, n = LaneTask(view.task), view.task.parameters.n
+    lanes, n = lanes_of(view.task), view.task.parameters.n
     factors = view.factors or factor(n)
     if factors is None:
         return None
     order = gmpy2.lcm(factors[0] - 1, factors[1] - 1)
-    _, blocks = lanes.layout.decode(view.upload, what="an upload")
+    _, blocks = blocks_of(view.upload, lanes)
     opened = []
     for block in blocks:
         for lane in block:
             multiple = (power(lane, order, lanes.parameters) - 1) // n
             opened.append(1 + multiple * gmpy2.invert(order, n) % n * n)
-    return look(opened, lanes, 1)
+    return look(opened, lanes, 1, view.upload)
 
 
 def factor(n: mpz) -> tuple[mpz, mpz] | None:
@@ -122,6 +121,17 @@ ATTACK: Final = Attack(
             expected=False,
             because="nobody is known to hold the factors of a shipped modulus, and "
             "without them an upload stays closed",
+        ),
+        Target(
+            "hybrid with a dealer",
+            expected=True,
+            because="by design: the factors open the key layer, and with it the words",
+        ),
+        Target(
+            "hybrid",
+            expected=False,
+            because="without the factors the key layer stays closed, and without the "
+            "secret in it the words do",
         ),
     ),
 )

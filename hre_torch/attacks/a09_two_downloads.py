@@ -21,7 +21,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from hre_torch.attacks.algebra import look, unmask
+from hre_torch.attacks.algebra import lanes_of, look, unmask
 from hre_torch.attacks.inversion import Victim, invert
 from hre_torch.attacks.result import Attack, Outcome, Refusals, Target
 from hre_torch.attacks.scene import CAST, Scene
@@ -30,7 +30,7 @@ from hre_torch.images import ImageSet
 from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.messages import Upload
 from hre_torch.protocol.suites import SUITES
-from hre_torch.protocol.suites.keys import LaneTask, decode_exponents
+from hre_torch.protocol.suites.keys import decode_exponents
 from hre_torch.protocol.task import Secret, Task
 from hre_torch.protocol.workers import Workers
 
@@ -73,9 +73,9 @@ def tapped_upload(view: View) -> Weights:
     if view.task.config.suite == "phong":
         cipher = SUITES.get("phong").participant(view.task, view.mallory, Workers())
         return cipher.decrypt(view.upload, 1)
-    lanes = LaneTask(view.task)
+    lanes = lanes_of(view.task)
     k = decode_exponents(view.mallory.material, view.task.parameters).reveal()
-    return np.array(look(unmask(view.upload, lanes, k), lanes, 1))
+    return np.array(look(unmask(view.upload, lanes, k), lanes, 1, view.upload))
 
 
 def watch(
@@ -158,6 +158,18 @@ ATTACK: Final = Attack(
             "gated",
             expected=False,
             because="an upload opens under no participant's key: noise",
+            scenario="tapped upload",
+        ),
+        Target(
+            "hybrid",
+            expected=False,
+            because="a release sums the updates of at least t identities, as in gated",
+        ),
+        Target(
+            "hybrid",
+            expected=False,
+            because="the secret of an upload opens under no participant's key, and "
+            "without it the words are noise",
             scenario="tapped upload",
         ),
     ),

@@ -1,8 +1,9 @@
 """A10: the DSP waits for the KTS's key and publishes one that cancels it.
 
-The joint key of `gated` is the product `PK_j = h_aj h_bj`. Having seen `h_bj`, the DSP
-publishes `h_aj = g^x_j / h_bj`, and `PK_j = g^x_j` is its own. It does not know the
-discrete logarithm of such an `h_aj`, which is what every key card must prove.
+The joint key of `gated` and `hybrid` is the product `PK_j = h_aj h_bj`. Having seen
+`h_bj`, the DSP publishes `h_aj = g^x_j / h_bj`, and `PK_j = g^x_j` is its own. It does
+not know the discrete logarithm of such an `h_aj`, which is what every key card must
+prove.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hre_torch.attacks.algebra import divide, look, unmask
+from hre_torch.attacks.algebra import divide, lanes_of, look, unmask
 from hre_torch.attacks.result import Attack, Outcome, Refusals, Target
 from hre_torch.attacks.scene import CAST, make_task, seeded
 from hre_torch.crypto.lane_keys import Exponents
@@ -25,7 +26,7 @@ from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.participant import LearningParticipant
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.suites.key_proofs import sum_key
-from hre_torch.protocol.suites.keys import LaneTask, decode_keys, encode_keys
+from hre_torch.protocol.suites.keys import decode_keys, encode_keys
 from hre_torch.protocol.task import KeyCard, Task, state_digest
 from hre_torch.protocol.workers import Workers
 
@@ -65,13 +66,14 @@ def rogue_key(view: View, refusals: Refusals) -> tuple[int, ...] | None:
     card = msgspec.structs.replace(view.card, public=encode_keys(rogue, parameters))
     with refusals:
         task, upload = view.train(card)
-        lanes = LaneTask(task)
-        return look(unmask(upload, lanes, x.reveal()), lanes, 1)
+        lanes = lanes_of(task)
+        return look(unmask(upload, lanes, x.reveal()), lanes, 1, upload)
     return None
 
 
 def _run(target: Target, seed: int, profile: str) -> Outcome:
-    parameters, suite = load_profile(profile), SUITES.get("gated")
+    name, *trusts = target.suite.split()
+    parameters, suite = load_profile(profile), SUITES.get(name)
     operator = SigningKey.generate()
     secrets, honest = suite.setup(CAST, parameters, operator=operator.public)
     values = seeded(seed).integers(-32767, 32768, 100).astype(np.int32)
@@ -80,8 +82,8 @@ def _run(target: Target, seed: int, profile: str) -> Outcome:
         joint = sum_key(card, honest.key_transform, parameters)
         roster = msgspec.structs.replace(honest, data_service=card, joint_key=joint)
         initial = np.zeros(values.size, dtype=np.int64)
-        task = make_task("gated", roster, parameters, operator, 3, initial)
-        if target.suite == "gated":
+        task = make_task(name, roster, parameters, operator, 3, initial)
+        if not trusts:
             alice = LearningParticipant(task, secrets["alice"], Workers())
             return task, alice.seal(values, 0, state_digest(initial)).parts
         # Whoever takes key cards on trust goes straight to encryption.
@@ -109,6 +111,16 @@ ATTACK: Final = Attack(
             expected=False,
             because="both servers prove knowledge of every exponent, and every role "
             "verifies the proofs before it uses the joint key",
+        ),
+        Target(
+            "hybrid without key proofs",
+            expected=True,
+            because="the joint key of the key layer becomes the DSP's own",
+        ),
+        Target(
+            "hybrid",
+            expected=False,
+            because="the key layer has the keys and the key proofs of gated",
         ),
     ),
 )

@@ -3,8 +3,8 @@
 Negated lanes: the release opens to `-(1 + m_j n)`, which a participant that insists on
 `1 + m_j n` refuses for ever, and nobody can say whose upload it was. Negated heads:
 `(-T')^(a_j + b_j)` has the sign of the exponent's parity, which mallory reads in its
-download. In `gated` the sign is normalised when a release is opened, and secret
-exponents are even.
+download. In `gated` and `hybrid` the sign is normalised when a release is opened, and
+secret exponents are even.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from hre_torch.attacks.algebra import unmask
+from hre_torch.attacks.algebra import lanes_of, unmask
 from hre_torch.attacks.forgery import Draft
 from hre_torch.attacks.result import Attack, Outcome, Refusals, Target
 from hre_torch.attacks.scene import Scene, make_task
@@ -55,7 +55,7 @@ class View:
 
 def negated_lanes(view: View, refusals: Refusals) -> None:
     """Bring in an upload of zeros of which every lane is negated."""
-    draft = _zeros(view.task)
+    draft = Draft.of_zeros(view.task)
     n_squared = draft.lanes.parameters.n_squared
     draft.tamper(
         lambda block: replace(block, lanes=tuple(n_squared - x for x in block.lanes))
@@ -66,7 +66,7 @@ def negated_lanes(view: View, refusals: Refusals) -> None:
 
 def negated_heads(view: View, refusals: Refusals) -> tuple[int, ...] | None:
     """Return the parity of the joint exponent of every lane, as the signs show it."""
-    draft = _zeros(view.task)
+    draft = Draft.of_zeros(view.task)
     parameters = draft.lanes.parameters
     draft.tamper(lambda block: replace(block, head=parameters.n_squared - block.head))
     with refusals:
@@ -76,11 +76,6 @@ def negated_heads(view: View, refusals: Refusals) -> tuple[int, ...] | None:
         minus = [x % parameters.n == parameters.n - 1 for x in elements]
         return tuple(map(int, minus[: len(draft.rows[0])]))
     return None
-
-
-def _zeros(task: Task) -> Draft:
-    nothing = np.zeros(task.config.n_values, dtype=np.int32)
-    return Draft.of(task, LaneTask(task).packing.pack(nothing))
 
 
 class OddServersWeakened:
@@ -166,9 +161,10 @@ def _run_lanes(target: Target, seed: int, profile: str) -> Outcome:
 
 
 def _run_heads(target: Target, seed: int, profile: str) -> Outcome:
-    scene, refusals = Scene("gated", seed, profile), Refusals()
+    suite, *odd = target.suite.split()
+    scene, refusals = Scene(suite, seed, profile), Refusals()
     mallory = scene.secrets["mallory"]
-    if target.suite == "gated":
+    if not odd:
         scene.contribute("alice", "bob")
 
         def download() -> Parts:
@@ -176,7 +172,7 @@ def _run_heads(target: Target, seed: int, profile: str) -> Outcome:
             return scene.fetch("mallory").parts
 
         view = View(scene.task, mallory, scene.deliver, download)
-        true = (0,) * LaneTask(scene.task).layout.widths[0]
+        true = (0,) * lanes_of(scene.task).layout.widths[0]
     else:
         servers = OddServersWeakened(scene)
         while not any(servers.parities):
@@ -222,6 +218,18 @@ ATTACK: Final = Attack(
             "gated",
             expected=False,
             because="all secret exponents are even, so the sign of a head is lost",
+            scenario="negated heads",
+        ),
+        Target(
+            "hybrid",
+            expected=False,
+            because="the key layer normalises signs as gated does",
+            scenario="negated lanes",
+        ),
+        Target(
+            "hybrid",
+            expected=False,
+            because="the key layer has gated's even exponents",
             scenario="negated heads",
         ),
     ),

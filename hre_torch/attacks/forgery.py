@@ -10,11 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 from gmpy2 import mpz
 
+from hre_torch.attacks.algebra import lanes_of
+from hre_torch.attacks.words import Words, encode_words, plain_words, ring_of
 from hre_torch.crypto.encryption import Ciphertext, encrypt_with
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY
 from hre_torch.crypto.proofs import prove
+from hre_torch.crypto.ring_expansion import shared_expansion
+from hre_torch.crypto.ring_lwe import mask
 from hre_torch.protocol.envelope import Envelope, seal
 from hre_torch.protocol.messages import Upload
 from hre_torch.protocol.suites.keys import LaneTask
@@ -32,17 +38,19 @@ class Draft:
         rows: the plaintexts of every block.
         randomness: the exponent of every block.
         blocks: the ciphertexts, to be tampered with.
+        words: the words of suite `hybrid`, to be tampered with; elsewhere None.
     """
 
     lanes: LaneTask
     rows: list[tuple[int, ...]]
     randomness: list[mpz] = field(repr=False)
     blocks: list[Ciphertext]
+    words: Words | None = None
 
     @classmethod
     def of(cls, task: Task, plaintexts: Sequence[int]) -> Draft:
-        """Return honest blocks of one plaintext per lane."""
-        lanes = LaneTask(task)
+        """Return honest blocks of one plaintext per lane, and words of zero."""
+        lanes = lanes_of(task)
         bits = lanes.parameters.exponent_bits
         rows = lanes.layout.split(list(plaintexts))
         randomness = [SYSTEM_ENTROPY.exponent(bits) for _ in rows]
@@ -50,7 +58,24 @@ class Draft:
             encrypt_with(row, r, lanes.joint, lanes.parameters)
             for row, r in zip(rows, randomness, strict=True)
         ]
-        return cls(lanes, rows, randomness, blocks)
+        draft = cls(lanes, rows, randomness, blocks)
+        if task.config.suite == "hybrid":
+            size = ring_of(task).words(task.config.n_values)
+            draft.words = np.zeros(size, dtype=np.uint32)
+        return draft
+
+    @classmethod
+    def of_zeros(cls, task: Task, count: int = 1) -> Draft:
+        """Return an update of zeros, honest if it counts as one."""
+        nothing = np.zeros(task.config.n_values, dtype=np.int32)
+        if task.config.suite != "hybrid":
+            return cls.of(task, _counted(nothing, count, LaneTask(task)))
+        masked = mask(nothing, ring_of(task), shared_expansion(task.cfg))
+        secret = masked.secret.astype(np.int32)
+        draft = cls.of(task, _counted(secret, count, lanes_of(task)))
+        more = plain_words(nothing.astype(np.int64), count - 1, task)
+        draft.words = masked.words + more
+        return draft
 
     def tamper(self, change: Callable[[Ciphertext], Ciphertext]) -> None:
         """Replace every block."""
@@ -75,4 +100,13 @@ class Draft:
             )
 
         parts = lanes.layout.encode_ciphertexts(self.blocks)
+        if self.words is not None:
+            parts = (*parts, encode_words(self.words))
         return seal(header, secret.signing, parts, prove=proof)
+
+
+def _counted(
+    values: npt.NDArray[np.int32], count: int, lanes: LaneTask
+) -> Sequence[int]:
+    # The lowest slot of a plaintext is its count, which packing sets to one.
+    return [m + count - 1 for m in lanes.packing.pack(values)]

@@ -18,12 +18,15 @@ from hre_torch.attacks.weakened import (
     DataServiceWeakened,
     KeyTransformWeakened,
     ParticipantWeakened,
+    SessionWeakened,
+    decode_without_hashes_weakened,
     variant_of,
 )
 from hre_torch.crypto.modulus import Parameters, load_profile
 from hre_torch.crypto.signatures import SigningKey
 from hre_torch.errors import ReleaseError
-from hre_torch.protocol.ciphers import Parts
+from hre_torch.protocol.aggregator import Aggregator
+from hre_torch.protocol.ciphers import DataServiceCipher, Parts
 from hre_torch.protocol.data_service import DataServiceProvider
 from hre_torch.protocol.envelope import Envelope, Header, decode, seal
 from hre_torch.protocol.key_transform import KeyTransformServer
@@ -39,6 +42,7 @@ from hre_torch.protocol.messages import (
     Upload,
 )
 from hre_torch.protocol.participant import LearningParticipant
+from hre_torch.protocol.session import Session
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import (
     DATA_SERVICE,
@@ -128,7 +132,7 @@ class Scene:
         receipt = self.key_transform.deposit(deposit)
         return self.data_service.confirm(self._cross("kts->dsp", receipt, Receipt))
 
-    def smuggle(self, upload: Envelope[Upload]) -> None:
+    def smuggle(self, upload: Envelope[Upload]) -> Envelope[Receipt]:
         """Carry an upload past a DSP that connives, straight to the KTS.
 
         Raises:
@@ -144,7 +148,7 @@ class Scene:
         )
         signing = self.secrets[DATA_SERVICE].signing
         parts = tuple(upload.parts[index] for index in forwarded)
-        self.key_transform.deposit(seal(deposit, signing, parts))
+        return self.key_transform.deposit(seal(deposit, signing, parts))
 
     def contribute(self, *names: str) -> dict[str, Values]:
         """Let honest participants upload one random update each; return them."""
@@ -201,6 +205,18 @@ class Scene:
                 return self.participants[name].open(data).values
         return None
 
+    def session(self, name: str, aggregator: Aggregator, initial: Sums) -> Session:
+        """Return a session of an honest participant over a connection."""
+        secret = self.secrets[name]
+        if self._variant.genuine:
+            return Session(self.task, secret, aggregator, initial)
+        return SessionWeakened(self._variant, self.task, secret, aggregator, initial)
+
+    def arithmetic(self) -> DataServiceCipher[Any]:
+        """Return what a DSP computes with, for one that keeps its own books."""
+        secret = self.secrets[DATA_SERVICE]
+        return self._variant.data_service_cipher(self.task, secret)
+
     def heard(self, link: str, kind: type[H]) -> list[Envelope[H]]:
         """Return the messages of one kind that a wire-tapper has heard on a link."""
         return [
@@ -228,9 +244,11 @@ class Scene:
         return ParticipantWeakened(self._variant, self.task, secret)
 
     def _cross(self, link: str, envelope: Envelope[H], kind: type[H]) -> Envelope[H]:
-        received = decode(
-            envelope.encode(), kind, cfg=self.task.cfg, max_bytes=_MAX_BYTES
-        )
+        data, cfg = envelope.encode(), self.task.cfg
+        if self._variant.hashes:
+            received = decode(data, kind, cfg=cfg, max_bytes=_MAX_BYTES)
+        else:
+            received = decode_without_hashes_weakened(data, kind, cfg=cfg)
         self.wire.append((link, received))
         return received
 
@@ -268,6 +286,7 @@ def make_task(
         profile=parameters.name,
         parameters_digest=parameters.digest,
         min_contributions=contributions,
+        max_additions=SUITES.get(suite).default_max_additions,
         assumed_colluders=max(0, contributions - 2),
         pending_limit=16,
         combine="sum",

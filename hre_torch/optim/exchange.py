@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 from typing import Any
 
@@ -39,6 +40,9 @@ Vector = npt.NDArray[np.float64]
 
 class Exchange:
     """Pushes from the local model and pulls into it.
+
+    The session's observer is told of two more phases: `quantise`, and `load` for
+    writing the new model into the parameters.
 
     Args:
         session: participant and aggregator.
@@ -104,7 +108,7 @@ class Exchange:
             return self._session.pull()
         finally:
             # Even a pull that fails half-way has applied the releases before.
-            self.model.show()
+            self._load()
 
     def idle(self) -> bool:
         """Whether all that is not yet pushed rounds to zero.
@@ -125,10 +129,21 @@ class Exchange:
             self.model.absorb()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is not yet pushed, and where a stochastic rounding stands."""
-        self.recover()
+        """Return what is not yet pushed, and where a stochastic rounding stands.
+
+        `local_before` is `local` as of the last look at the parameters. It makes a
+        resumed training the same bit for bit where session and parameters are as they
+        were, which the digest tells.
+        """
+        try:
+            local = self.model.absorbed()
+        except NonFiniteError:
+            # The parameters were put back to the last finite model.
+            local = self.model.local.copy()
         return {
-            "local": torch.from_numpy(self.model.local.copy()),
+            "local": torch.from_numpy(local),
+            "local_before": torch.from_numpy(self.model.local.copy()),
+            "parameters_sha256": self._parameters_digest(),
             "rounding_calls": getattr(self._rounding, "calls", 0),
         }
 
@@ -146,24 +161,27 @@ class Exchange:
             )
         self.model.local = local
         self.model.show()
+        if state["parameters_sha256"] == self._parameters_digest():
+            self.model.local = state["local_before"].cpu().numpy().astype(np.float64)
         if isinstance(self._rounding, StochasticRounding):
             self._rounding.calls = state["rounding_calls"]
 
     def _push_once(self) -> int:
-        fixed_point = self._task.fixed_point
-        factor = self._factor()
-        values = np.empty(self.view.n_values, dtype=np.int32)
-        for place in self._places():
-            update = self._update(place, factor) / self._own_multiple(place)
-            values[place] = fixed_point.quantise(update, self._rounding)
+        with self._session.observe("quantise"):
+            factor = self._factor()
+            values = self._quantised(factor)
         try:
             sequence = self._session.push(values)
         except AggregatorError:
             self._unacknowledged = self.model.local - self._left_over(values, factor)
             raise
         self.model.local = self._left_over(values, factor)
-        self.model.show()
+        self._load()
         return sequence
+
+    def _load(self) -> None:
+        with self._session.observe("load"):
+            self.model.show()
 
     def _settle(self) -> None:
         # An upload without acknowledgement is still in `local`; the session sends the
@@ -198,6 +216,13 @@ class Exchange:
         update[: self._parameters(place).size] *= factor
         return update
 
+    def _quantised(self, factor: float) -> npt.NDArray[np.int32]:
+        values = np.empty(self.view.n_values, dtype=np.int32)
+        for place in self._places():
+            update = self._update(place, factor) / self._own_multiple(place)
+            values[place] = self._task.fixed_point.quantise(update, self._rounding)
+        return values
+
     def _left_over(self, values: npt.NDArray[np.int32], factor: float) -> Vector:
         left = np.zeros(self.view.n_values)
         if self._error_feedback:
@@ -214,6 +239,12 @@ class Exchange:
     def _own_multiple(self, place: slice) -> npt.NDArray[np.int64]:
         ones = np.ones(place.stop - place.start, dtype=np.int8)
         return self._task.full_size(ones, place.start)
+
+    def _parameters_digest(self) -> str:
+        digest = hashlib.sha256()
+        for piece in self.view.pieces:
+            digest.update(piece.read().tobytes())
+        return digest.hexdigest()
 
     def _known_weights(self, place: slice) -> Vector:
         return self._task.fixed_point.to_float(self._session.weights(place))

@@ -54,14 +54,29 @@ class LocalModel:
             NonFiniteError: a parameter is NaN or infinite; the parameters have been put
                 back to the last finite model and `local` is as before.
         """
-        broken = self._count_not_finite()
-        if broken:
-            self.show()
-            raise NonFiniteError(
-                f"{broken} of {self.view.n_values} parameters became NaN or infinite; "
-                "they were put back to the last finite model. Look at the learning "
-                "rate if it happens again."
-            )
+        self._require_finite()
+        self._absorb_into(self.local)
+
+    def absorbed(self) -> Vector:
+        """Return what `absorb` would make of `local`, and change nothing.
+
+        Looking rounds, so that one look more or less would be another training in its
+        last bits. Saving a state must not be one.
+
+        Raises:
+            NonFiniteError: as for `absorb`.
+        """
+        self._require_finite()
+        local = np.empty_like(self.local)
+        self._absorb_into(local)
+        return local
+
+    def show(self) -> None:
+        """Put `base + local` into the parameters, after either has changed."""
+        for piece in self.view.pieces:
+            piece.write(self._base(piece.place) + self.local[piece.place])
+
+    def _absorb_into(self, target: Vector) -> None:
         for piece in self.view.pieces:
             now, base = piece.read(), self._base(piece.place)
             before = self.local[piece.place]
@@ -69,16 +84,18 @@ class LocalModel:
             # Adding may round to a neighbour of the parameter that is there; the
             # parameter wins, so that showing the model again never moves it.
             agrees = piece.image(base + local) == now
-            self.local[piece.place] = np.where(agrees, local, now - base)
+            target[piece.place] = np.where(agrees, local, now - base)
 
-    def show(self) -> None:
-        """Put `base + local` into the parameters, after either has changed."""
-        for piece in self.view.pieces:
-            piece.write(self._base(piece.place) + self.local[piece.place])
-
-    def _count_not_finite(self) -> int:
+    def _require_finite(self) -> None:
         tensors = {id(t): t for piece in self.view.pieces for t, _, _ in piece.parts}
-        return sum(
+        broken = sum(
             int((~torch.isfinite(tensor)).count_nonzero())
             for tensor in tensors.values()
         )
+        if broken:
+            self.show()
+            raise NonFiniteError(
+                f"{broken} of {self.view.n_values} parameters became NaN or infinite; "
+                "they were put back to the last finite model. Look at the learning "
+                "rate if it happens again."
+            )

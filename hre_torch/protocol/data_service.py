@@ -11,7 +11,7 @@ from hre_torch.protocol.ciphers import Body
 from hre_torch.protocol.envelope import Envelope, decode, seal
 from hre_torch.protocol.evidence import Evidence, EvidenceBox
 from hre_torch.protocol.journal import Journal
-from hre_torch.protocol.ledger import Entry, Ledger
+from hre_torch.protocol.ledger import Entry, Ledger, Proposal
 from hre_torch.protocol.messages import (
     Ack,
     Deposit,
@@ -230,21 +230,7 @@ class DataServiceProvider:
             and header.chain == self._ledger.chain
         ):
             return
-        proposal = self._ledger.check(
-            header.version,
-            [item.digest for item in header.uploads],
-            [item.digest for item in header.expired],
-        )
-        if header.previous != self._ledger.chain:
-            raise ReleaseError(
-                f"release {header.version} continues another history than this server's"
-            )
-        chain = self._ledger.chain_after(proposal, header.commitment)
-        if header.chain != chain:
-            raise ReleaseError(
-                f"the hash chain of release {header.version} does not recompute: it "
-                "names uploads otherwise than this server knows them"
-            )
+        proposal = self._checked(header)
         total = self._sum([entry.digest for entry in proposal.uploads])
         if header.commitment != self._cipher.commitment(total):
             raise ReleaseError(
@@ -339,6 +325,25 @@ class DataServiceProvider:
             version=self.version,
         )
         return seal(download, self._secret.signing, parts)
+
+    def _checked(self, header: Release) -> Proposal:
+        proposal = self._ledger.check(
+            header.version,
+            [item.digest for item in header.uploads],
+            [item.digest for item in header.expired],
+        )
+        if header.previous != self._ledger.chain:
+            raise ReleaseError(
+                f"release {header.version} continues another history than this server's"
+            )
+        listed = (proposal.listed_uploads(), proposal.listed_expired())
+        chain = self._ledger.chain_after(proposal, header.commitment)
+        if (header.uploads, header.expired, header.chain) != (*listed, chain):
+            raise ReleaseError(
+                f"the hash chain of release {header.version} does not recompute: it "
+                "names uploads otherwise than this server knows them"
+            )
+        return proposal
 
     def _recorded(self, version: int) -> Envelope[Release] | None:
         kept = self._shelf.releases.get(version)

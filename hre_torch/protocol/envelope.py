@@ -31,6 +31,7 @@ from hre_torch.errors import (
 __all__ = [
     "LENGTHS_BYTES",
     "MAX_HEADER_BYTES",
+    "MAX_NAME",
     "Digest",
     "Envelope",
     "Header",
@@ -51,7 +52,7 @@ __all__ = [
 _MAGIC: Final = b"HRE1"
 _LENGTHS: Final = struct.Struct(">4sII")
 _DIGEST_BYTES: Final = 32
-_MOST_NAME: Final = 128
+MAX_NAME: Final = 128
 _MOST_COMPLAINT: Final = 2000
 LENGTHS_BYTES: Final = _LENGTHS.size
 """Octets in front of the header: magic and two lengths."""
@@ -63,7 +64,7 @@ Digest = Annotated[
     bytes, msgspec.Meta(min_length=_DIGEST_BYTES, max_length=_DIGEST_BYTES)
 ]
 """A SHA-256; any other length is refused when a header is parsed."""
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=_MOST_NAME)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
 """An identity; short, since errors, logs and refusals repeat it."""
 Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 """A sequence number, version or size; never negative, and any database holds it."""

@@ -124,14 +124,12 @@ class KeyTransformServer:
         if self._newest is not None and header.version == self.version:
             return self._newest
         proposal = self._ledger.check(header.version, header.uploads, header.expired)
-        uploads = tuple(entry.listed() for entry in proposal.uploads)
-        expired = tuple(entry.listed() for entry in proposal.expired)
         release = Release(
             cfg=self.task.cfg,
             sender=self._secret.name,
             version=header.version,
-            uploads=uploads,
-            expired=expired,
+            uploads=proposal.listed_uploads(),
+            expired=proposal.listed_expired(),
             commitment=header.commitment,
             previous=self._ledger.chain,
             chain=self._ledger.chain_after(proposal, header.commitment),

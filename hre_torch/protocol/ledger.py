@@ -65,6 +65,14 @@ class Proposal(msgspec.Struct, frozen=True):
     uploads: tuple[Entry, ...]
     expired: tuple[Entry, ...]
 
+    def listed_uploads(self) -> tuple[Listed, ...]:
+        """Return how a release names the uploads."""
+        return tuple(entry.listed() for entry in self.uploads)
+
+    def listed_expired(self) -> tuple[Listed, ...]:
+        """Return how a release names what is too old."""
+        return tuple(entry.listed() for entry in self.expired)
+
 
 class LedgerState(msgspec.Struct):
     """Everything a ledger needs to go on after a restart."""
@@ -276,8 +284,8 @@ class Ledger:
         return chain_after(
             self.chain,
             self.version + 1,
-            [entry.listed() for entry in proposal.uploads],
-            [entry.listed() for entry in proposal.expired],
+            proposal.listed_uploads(),
+            proposal.listed_expired(),
             commitment,
         )
 

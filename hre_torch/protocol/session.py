@@ -37,6 +37,7 @@ from hre_torch.protocol.participant import (
 )
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Secret, Task, chained_digest, state_digest
+from hre_torch.protocol.vectors import decode_vector
 from hre_torch.protocol.workers import Workers
 
 __all__ = ["Session", "SessionState", "Statistics"]
@@ -349,9 +350,10 @@ class Session:
             self._unsent = None
 
     def _restore(self, state: SessionState) -> None:
-        self._released = np.frombuffer(state.released, dtype="<i8").astype(np.int64)
+        n_values = self.task.config.n_values
+        self._released = decode_vector(state.released, "<i8", n_values).astype(np.int64)
         self._pending = {
-            number: np.frombuffer(values, dtype="<i4").astype(self._pending_dtype)
+            number: decode_vector(values, "<i4", n_values).astype(self._pending_dtype)
             for number, values in state.pending.items()
         }
         self.latest_version = state.latest_version

@@ -16,6 +16,7 @@ from hre_torch.crypto.modulus import Parameters
 from hre_torch.crypto.signatures import SigningKey, verify
 from hre_torch.encoding.fixed_point import FixedPoint
 from hre_torch.errors import TaskError
+from hre_torch.protocol.envelope import MAX_NAME
 from hre_torch.registry import nearest
 
 __all__ = [
@@ -106,6 +107,11 @@ class Roster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"participants, but this one has {roles}; put every card in its place"
             )
         names = Counter(card.name for card in self.cards())
+        if not all(1 <= len(name) <= MAX_NAME for name in names):
+            raise TaskError(
+                f"names in a roster have 1 to {MAX_NAME} characters; choose another "
+                "one for whoever has none, or a longer one"
+            )
         doubles = sorted(name for name, count in names.items() if count > 1)
         if doubles:
             raise TaskError(

@@ -34,12 +34,15 @@ PHASES: Final = {
     "quantise": "quantise",
     "encrypt": "encrypt",
     "submit": "submit",
+    "check": "check (DSP)",
+    "log": "log (KTS)",
     "add": "add (DSP)",
     "first_phase": "first phase (DSP)",
     "second_phase": "second phase (KTS)",
     "fetch": "fetch",
     "open": "open",
     "load": "load",
+    "evaluate": "evaluate",
 }
 
 # Free room between two phases, in bars.

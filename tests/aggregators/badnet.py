@@ -19,6 +19,7 @@ class BadNetwork:
         double: share of messages that arrive twice, the second time a little later.
         change: share of messages, and of answers, of which one byte is changed.
         delay: longest pause of a message, in seconds.
+        late: share of messages that are delayed.
         seed: of the dice.
     """
 
@@ -27,6 +28,7 @@ class BadNetwork:
     double: float = 0.0
     change: float = 0.0
     delay: float = 0.0
+    late: float = 1.0
     seed: int = 0
     cut: bool = False
     recording: list[bytes] = field(default_factory=list)
@@ -79,7 +81,8 @@ class BadNetwork:
         writer.transport.abort()
 
     async def _carry(self, request: bytes) -> bytes | None:
-        await asyncio.sleep(self._dice.uniform(0, self.delay))
+        if self._happens(self.late):
+            await asyncio.sleep(self._dice.uniform(0, self.delay))
         if self.cut or self._happens(self.drop):
             return None
         if self._happens(self.double):

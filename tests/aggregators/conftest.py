@@ -69,7 +69,7 @@ def serve_http(cleanup, toy_may_be_served) -> Callable[..., Deployment]:
 
 
 @pytest.fixture
-def make_site(tmp_path, cleanup, monkeypatch) -> Callable[..., Site]:
+def make_site(tmp_path, cleanup) -> Callable[..., Site]:
     """Make a site whose servers are processes: `make_site(suite, **numbers)`."""
 
     def make(suite: str, **options) -> Site:

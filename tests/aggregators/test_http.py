@@ -86,12 +86,12 @@ def check_exactly_once(deployment, sums, pushes):
     assert (released + pending == sum(sums.values())).all()
 
 
-def run_on_bad_network(serve_http, pushes, delay):
+def run_on_bad_network(serve_http, pushes, **network):
     deployment = serve_http("plain", participants=5, combine="sum")
     with BadNetwork(
-        deployment.url, drop=0.2, double=0.2, change=0.05, delay=delay, seed=3
-    ) as network:
-        sums = push_all(deployment, network.url, pushes)
+        deployment.url, drop=0.2, double=0.2, change=0.05, seed=3, **network
+    ) as bad:
+        sums = push_all(deployment, bad.url, pushes)
         check_exactly_once(deployment, sums, pushes)
 
 
@@ -103,7 +103,7 @@ def test_two_hundred_uploads_arrive_exactly_once_over_a_bad_network(serve_http):
 @pytest.mark.slow
 @pytest.mark.servers
 def test_two_thousand_uploads_arrive_exactly_once_with_delays_of_5_s(serve_http):
-    run_on_bad_network(serve_http, pushes=500, delay=5.0)
+    run_on_bad_network(serve_http, pushes=500, delay=5.0, late=0.05)
 
 
 @pytest.mark.parametrize("suite", ["hybrid", "paper"])
@@ -115,6 +115,27 @@ def test_any_changed_byte_is_detected_and_the_weights_are_right(serve_http, suit
             for name in deployment.federation.names
         ]
         for rounds in range(2):
+            for index, session in enumerate(sessions):
+                session.push(update(10 * rounds + index))
+            for session in sessions:
+                (opened,) = session.pull()
+                expected = sum(update(10 * rounds + i).astype(int) for i in range(3))
+                assert (opened.values == expected).all()
+        for session in sessions:
+            session.close()
+
+
+def test_a_bad_network_between_the_servers_costs_time_and_nothing_else(serve_http):
+    deployment = serve_http("gated")
+    with BadNetwork(
+        deployment.kts_url, drop=0.15, double=0.2, change=0.15, seed=5
+    ) as network:
+        deployment.dsp._errands._client.base_url = network.url
+        sessions = [
+            join_through(deployment, deployment.url, name)
+            for name in deployment.federation.names
+        ]
+        for rounds in range(3):
             for index, session in enumerate(sessions):
                 session.push(update(10 * rounds + index))
             for session in sessions:

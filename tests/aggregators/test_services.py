@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import io
+import ipaddress
 import json
 import logging
 import socket
@@ -13,6 +15,10 @@ import time
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from hre_torch.aggregators.http import HTTPAggregator, RetryPolicy
 from hre_torch.aggregators.services import guard, intake, running
@@ -183,6 +189,68 @@ def test_a_port_that_is_taken_is_said(serve_http):
         running.hosted(None, parameters, port=int(url.split(":")[-1])),
     ):
         pass
+
+
+def self_signed(folder):
+    """Write a certificate for 127.0.0.1 and its key; return both paths."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.UTC)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    paths = folder / "certificate.pem", folder / "key.pem"
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return paths
+
+
+def test_everything_runs_over_tls_and_only_with_the_right_certificate(
+    tmp_path, cleanup, toy_may_be_served
+):
+    certificate, private_key = self_signed(tmp_path)
+    tls = {"certificate": certificate, "private_key": private_key}
+    federation = cleanup.enter_context(federate("plain"))
+    task, secrets = federation.task, federation._secrets
+    kts = key_transform(task, secrets["kts"])
+    url = cleanup.enter_context(running.hosted(kts.app, task.parameters, **tls))
+    dsp = data_service(task, secrets["dsp"], kts_url=url, kts_ca=certificate)
+    url = cleanup.enter_context(running.hosted(dsp.app, task.parameters, **tls))
+    assert url.startswith("https://")
+
+    def link(ca_file):
+        made = HTTPAggregator(
+            "p0",
+            url=url,
+            task=task,
+            secret=secrets["p0"],
+            ca_file=ca_file,
+            policy=RetryPolicy(attempts=1),
+        )
+        cleanup.callback(made.close)
+        return made
+
+    session = Session(task, secrets["p0"], link(certificate), federation._initial)
+    session.push(same(1))
+    assert session.pending == 1
+    with pytest.raises(AggregatorError, match="CERTIFICATE_VERIFY_FAILED"):
+        link(None).status()
 
 
 def test_logs_are_lines_of_json_with_the_class_of_an_exception_only():

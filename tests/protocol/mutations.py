@@ -7,12 +7,18 @@ a thousand deep, a key that is there twice, a length that promises four gigabyte
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
 import random
 import struct
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+
+from hre_torch.crypto.signatures import SIGNATURE_BYTES, SigningKey
+from hre_torch.protocol.envelope import signed_bytes
 
 NESTED = b"\x91" * 3000 + b"\xc0"
 
@@ -49,7 +55,8 @@ def pack(value: Any) -> bytes:
     if isinstance(value, Raw):
         return bytes(value)
     if isinstance(value, dict):
-        value = list(value.items())
+        value = list(value.items()) or Raw(b"\x80")
+        return pack(value)
     if isinstance(value, list) and value and isinstance(value[0], tuple):
         head = b"\xdf" + len(value).to_bytes(4, "big")
         return head + b"".join(pack(k) + pack(v) for k, v in value)
@@ -96,22 +103,82 @@ class Mutator:
         draw = self.random
         tree = msgspec.msgpack.decode(draw.choice(samples))
         for _ in range(draw.choice((1, 1, 2))):
-            tree = self._spoil(tree)
+            tree = self._nudge(tree) if draw.random() < 0.5 else self._spoil(tree)
         return pack(tree)
+
+    def document(self, samples: Sequence[bytes]) -> bytes:
+        """Return JSON with something wrong, or what is nearly JSON."""
+        if self.random.random() < 0.5:
+            return self.octets(samples)
+        tree = self._nudge(json.loads(self.random.choice(samples)))
+        return json.dumps(tree, indent=2).encode() + b"\n"
 
     def message(self, samples: Sequence[bytes]) -> bytes:
         """Return a mutant of an envelope."""
         draw = self.random
         if draw.random() < 0.5:
             return self.octets(samples)
-        header, rest, proof = _open(draw.choice(samples))
+        header, proof, signature, body = split(draw.choice(samples))
         header = self.record([header])
         if draw.random() < 0.2:
-            rest = self.octets([rest])
-        sizes = [len(header), proof]
+            body = self.octets([body])
+        sizes = [len(header), len(proof)]
         if draw.random() < 0.1:
             sizes[draw.randrange(2)] = draw.choice(LENGTHS)
-        return struct.pack(">4sII", b"HRE1", *sizes) + header + rest
+        start = struct.pack(">4sII", b"HRE1", *sizes)
+        return start + header + proof + signature + body
+
+    def signed(self, samples: Sequence[bytes], key: SigningKey) -> bytes:
+        """Return a mutant that its sender signs: what an insider can send."""
+        draw = self.random
+        header, proof, _, body = split(draw.choice(samples))
+        kind = draw.randrange(4)
+        if kind == 0 and proof:
+            proof = self.octets([proof])
+        elif kind == 1 and body:
+            fields = msgspec.msgpack.decode(header)
+            parts = [self.octets([body]) for _ in fields["parts"]]
+            if draw.random() < 0.8:
+                # Of the right size, so that it gets as far as the arithmetic.
+                sizes = [size for size, _ in fields["parts"]]
+                parts = [
+                    (part * (1 + size // max(1, len(part))))[:size]
+                    for part, size in zip(parts, sizes, strict=True)
+                ]
+            fields["parts"] = [
+                [len(part), hashlib.sha256(part).digest()] for part in parts
+            ]
+            header, body = msgspec.msgpack.encode(fields), b"".join(parts)
+        else:
+            header = self.record([header])
+        signature = key.sign(signed_bytes(header, proof))
+        return signed_bytes(header, proof) + signature + body
+
+    def _nudge(self, tree: Any) -> Any:
+        """Return a tree with another value of the same type somewhere."""
+        draw = self.random
+        if isinstance(tree, dict) and tree:
+            key = draw.choice(list(tree))
+            if draw.random() < 0.1:
+                return {(self._nudge(k) if k == key else k): v for k, v in tree.items()}
+            return tree | {key: self._nudge(tree[key])}
+        if isinstance(tree, list) and tree:
+            at = draw.randrange(len(tree))
+            return [*tree[:at], self._nudge(tree[at]), *tree[at + 1 :]]
+        if isinstance(tree, bytes) and tree:
+            return self.octets([tree]) if draw.random() < 0.3 else self._flip(tree)
+        if isinstance(tree, bool):
+            return not tree
+        if isinstance(tree, int):
+            return draw.choice((tree + 1, max(0, tree - 1), draw.randrange(1 << 20)))
+        if isinstance(tree, str):
+            return draw.choice(("", "p0", "p1", "kts", tree + "x", tree[::-1]))
+        return tree
+
+    def _flip(self, octets: bytes) -> bytes:
+        at = self.random.randrange(len(octets))
+        flipped = octets[at] ^ 1 << self.random.randrange(8)
+        return octets[:at] + bytes([flipped]) + octets[at + 1 :]
 
     def _spoil(self, tree: Any) -> Any:
         """Return a tree with one node exchanged, doubled, moved or taken away."""
@@ -139,8 +206,13 @@ class Mutator:
         return tree or Raw(b"\x80")
 
 
-def _open(envelope: bytes) -> tuple[bytes, bytes, int]:
-    """Return the header, what follows it, and the length of the proof."""
+def split(envelope: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    """Return header, proof, signature and body of a valid envelope."""
     _, header, proof = struct.unpack_from(">4sII", envelope)
     start = struct.calcsize(">4sII")
-    return envelope[start : start + header], envelope[start + header :], proof
+    ends = (start, start + header, start + header + proof)
+    cuts = (*ends, ends[-1] + SIGNATURE_BYTES, len(envelope))
+    first, second, third, fourth = (
+        envelope[low:high] for low, high in itertools.pairwise(cuts)
+    )
+    return first, second, third, fourth

@@ -6,6 +6,7 @@ to be well-formed; then what was decoded must be exactly what arrived.
 
 from __future__ import annotations
 
+import io
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from hre_torch.crypto.schnorr import verify_knowledge
 from hre_torch.crypto.shared_key import SharedKey
 from hre_torch.errors import HREError, KeyFileError
 from hre_torch.federation import Federation
+from hre_torch.identities import CardFile, read_card
 from hre_torch.protocol import messages, requests
 from hre_torch.protocol.answers import read_answer
 from hre_torch.protocol.envelope import (
@@ -40,6 +42,8 @@ from hre_torch.protocol.envelope import (
 )
 from hre_torch.protocol.evidence import Evidence, check_evidence, decode_evidence
 from hre_torch.protocol.suites.keys import decode_exponents, decode_keys
+from hre_torch.protocol.task import Task
+from hre_torch.roster_file import RosterFile, parse_roster, task_of
 from tests.protocol.mutations import Mutator
 
 DEFAULT = 20_000
@@ -56,7 +60,8 @@ OTHERS = tuple(
     for kind in vars(requests).values()
     if isinstance(kind, type)
     and issubclass(kind, Header)
-    and kind.__struct_config__.tag
+    and kind.__module__ == requests.__name__
+    and not kind.__subclasses__()
 )
 
 
@@ -96,6 +101,16 @@ def attack(
 def endless(make: Callable[..., bytes], *arguments: Any) -> Iterator[bytes]:
     while True:
         yield make(*arguments)
+
+
+class InMemory:
+    """Stands for the path of a file that holds just these octets."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def open(self, mode: str) -> io.BytesIO:
+        return io.BytesIO(self.data)
 
 
 @dataclass
@@ -375,13 +390,54 @@ def test_a_key_file_opens_or_is_refused(tmp_path, monkeypatch, count):
 
 
 @counts
+def test_a_card_is_read_or_refused(traffic, count):
+    mutator = Mutator(12)
+    roster = traffic.federation.task.roster
+    cards = [CardFile(suite="gated", card=card) for card in roster.cards()]
+    samples = [msgspec.json.encode(card) for card in cards]
+    attack(
+        lambda data: read_card(InMemory(data)),
+        endless(mutator.document, samples),
+        count,
+    )
+
+
+@counts
+def test_a_roster_becomes_a_task_or_is_refused(traffic, count):
+    mutator = Mutator(13)
+    task = traffic.federation.task
+    file = RosterFile(
+        suite="gated",
+        profile="toy-insecure",
+        parameters_digest=task.parameters.digest,
+        operator=task.roster.operator,
+        data_service=task.roster.data_service,
+        key_transform=task.roster.key_transform,
+        participants=task.roster.participants,
+        task=task.config,
+        signature=task.signature,
+    )
+    sample = msgspec.json.format(msgspec.json.encode(file))
+
+    def read(data: bytes) -> Task:
+        return task_of(parse_roster(data, "a file"), task.parameters)
+
+    attack(
+        read,
+        endless(mutator.document, [sample]),
+        count,
+        lambda decoded, data: decoded.cfg == task.cfg,
+    )
+
+
+@counts
 def test_a_profile_is_parsed_or_refused(count):
     mutator = Mutator(11)
     parameters = modulus.load_profile("toy-insecure")
     sample = modulus.profile_json(parameters).encode()
     attack(
         lambda data: modulus._parse_profile.__wrapped__(data, "a file"),
-        endless(mutator.octets, [sample]),
+        endless(mutator.document, [sample]),
         count,
         lambda parsed, data: parsed == parameters,
     )

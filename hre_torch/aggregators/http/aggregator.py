@@ -6,6 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final, TypeVar, cast
 
 import httpx
@@ -54,6 +55,8 @@ class HTTPAggregator(Aggregator):
         task: the task.
         secret: the participant's keys; requests are signed, since answering costs work.
         policy: how patient to be.
+        ca_file: PEM certificates to trust instead of the system's.
+        on_close: called when the connection is closed.
         transport: for tests.
     """
 
@@ -65,6 +68,8 @@ class HTTPAggregator(Aggregator):
         task: Task,
         secret: Secret,
         policy: RetryPolicy | None = None,
+        ca_file: Path | None = None,
+        on_close: Callable[[], None] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         if secret.name != name:
@@ -74,6 +79,7 @@ class HTTPAggregator(Aggregator):
         self._name = name
         self._task = task
         self._secret = secret
+        self._on_close = on_close
         self._moment = 0
         self._lock = threading.Lock()
         self.exchange = Exchange(
@@ -84,6 +90,7 @@ class HTTPAggregator(Aggregator):
                 8 * task.config.n_values + _SNAPSHOT_SLACK,
             ),
             policy=policy or RetryPolicy(),
+            ca_file=ca_file,
             transport=transport,
         )
 
@@ -177,6 +184,8 @@ class HTTPAggregator(Aggregator):
     def close(self) -> None:
         """Close the connections."""
         self.exchange.close()
+        if self._on_close is not None:
+            self._on_close()
 
     def _fetch_next(self, since: int, *, merge: bool) -> Answer | None:
         def ask(moment: int) -> Fetch:

@@ -35,6 +35,7 @@ from hre_torch.protocol.envelope import Envelope
 from hre_torch.protocol.messages import Upload
 from hre_torch.protocol.participant import Opened
 from hre_torch.protocol.session import Session, SessionState
+from hre_torch.protocol.workers import Workers
 
 __all__ = ["BackgroundSession"]
 
@@ -51,6 +52,10 @@ class BackgroundSession(Session):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        workers: Workers | None = kwargs.get("workers")
+        if workers is not None:
+            # Forked now: the threads below may hold locks at any later moment.
+            workers.start()
         self._backend = self._aggregator
         self._aggregator = _FetchedAhead(self)
         self._outbox: queue.Queue[_Sealed | None] = queue.Queue()

@@ -6,10 +6,12 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import httpx
 
+from hre_torch.aggregators.addresses import client_options
 from hre_torch.errors import AggregatorError, ProtocolError
 from hre_torch.protocol.answers import read_answer
 from hre_torch.protocol.envelope import MAX_HEADER_BYTES, Envelope, Header
@@ -69,6 +71,7 @@ class Exchange:
         url: of the DSP, such as `"https://dsp.example"`.
         max_bytes: most octets of body that the task allows.
         policy: how patient to be.
+        ca_file: PEM certificates to trust instead of the system's.
         transport: for tests.
     """
 
@@ -79,6 +82,7 @@ class Exchange:
         *,
         max_bytes: int,
         policy: RetryPolicy,
+        ca_file: Path | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._task = task
@@ -86,7 +90,7 @@ class Exchange:
         self._max_bytes = max_bytes
         self._policy = policy
         self._client = httpx.Client(
-            base_url=url, timeout=policy.timeout, transport=transport, trust_env=False
+            timeout=policy.timeout, transport=transport, **client_options(url, ca_file)
         )
 
     def ask(

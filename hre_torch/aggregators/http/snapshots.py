@@ -31,6 +31,7 @@ from hre_torch.protocol.requests import (
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Secret, Task, chained_digest, state_digest
+from hre_torch.protocol.vectors import decode_vector
 
 __all__ = ["Released", "ask_for_snapshot", "seal_snapshot", "snapshot_bytes"]
 
@@ -195,14 +196,11 @@ def _checked(
         )
     sealed = b"".join(snapshot.parts)
     context = _context(task, secret.name, digest)
-    weights = np.frombuffer(key.open(header.public, sealed, context), dtype="<i8")
-    if weights.shape != (task.config.n_values,) or not _explains(
-        task, header.state_digest, header.previous_digest, weights
-    ):
+    opened = key.open(header.public, sealed, context)
+    weights = decode_vector(opened, "<i8", task.config.n_values).astype(np.int64)
+    if not _explains(task, header.state_digest, header.previous_digest, weights):
         raise TaskError("the snapshot does not hold the weights that it names")
-    return Released(
-        header.version, header.chain, header.state_digest, weights.astype(np.int64)
-    )
+    return Released(header.version, header.chain, header.state_digest, weights)
 
 
 def _explains(

@@ -24,6 +24,7 @@ def data_service(
     secret: Secret,
     *,
     kts_url: str,
+    kts_ca: Path | None = None,
     folder: Path | None = None,
     workers: Workers | None = None,
     published: bytes = b"",
@@ -34,6 +35,7 @@ def data_service(
         task: the task.
         secret: the DSP's keys.
         kts_url: where the KTS listens, such as `"http://127.0.0.1:8441"`.
+        kts_ca: PEM certificates to trust for it instead of the system's.
         folder: of the store; None keeps nothing.
         workers: where block-wise arithmetic runs.
         published: the signed roster file, for whoever asks.
@@ -54,7 +56,9 @@ def data_service(
         )
 
     max_bytes = SUITES.get(task.config.suite).max_message_bytes(task)
-    errands = Errands(task, kts_url, max_bytes=max_bytes, metrics=metrics)
+    errands = Errands(
+        task, kts_url, max_bytes=max_bytes, metrics=metrics, ca_file=kts_ca
+    )
     return DataServiceService(
         task, secret, open_role, store, errands, metrics, published=published
     )

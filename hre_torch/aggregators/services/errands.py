@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Final, TypeVar
 
 import httpx
 
+from hre_torch.aggregators.addresses import client_options
 from hre_torch.aggregators.services.metrics import Metrics
 from hre_torch.errors import AggregatorError, ProtocolError
 from hre_torch.protocol.answers import read_answer
@@ -35,6 +37,7 @@ class Errands:
         max_bytes: most octets of body that the task allows.
         metrics: counts octets.
         timeout: seconds without an octet before an attempt counts as lost.
+        ca_file: PEM certificates to trust instead of the system's.
         transport: for tests.
     """
 
@@ -46,13 +49,14 @@ class Errands:
         max_bytes: int,
         metrics: Metrics,
         timeout: float = 30.0,
+        ca_file: Path | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._task = task
         self._max_bytes = max_bytes
         self._metrics = metrics
         self._client = httpx.AsyncClient(
-            base_url=url, timeout=timeout, transport=transport, trust_env=False
+            timeout=timeout, transport=transport, **client_options(url, ca_file)
         )
 
     async def ask(self, route: str, message: bytes, kind: type[H]) -> Envelope[H]:

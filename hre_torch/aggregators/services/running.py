@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import signal
 import socket
 import threading
@@ -16,6 +15,7 @@ from typing import Final
 import uvicorn
 from starlette.applications import Starlette
 
+from hre_torch.aggregators.addresses import is_loopback
 from hre_torch.aggregators.services.guard import GuardedProtocol
 from hre_torch.aggregators.services.logs import log_event
 from hre_torch.crypto.modulus import Parameters
@@ -42,7 +42,7 @@ def check_exposure(parameters: Parameters, host: str) -> None:
             f"profile {parameters.name!r} is INSECURE and is not served at all; make "
             "the task with 'rsa2048', or with a profile of your own ceremony"
         )
-    if parameters.loopback_only and not _is_loopback(host):
+    if parameters.loopback_only and not is_loopback(host):
         raise UnsupportedError(
             f"profile {parameters.name!r} may be served on loopback only, not on "
             f"{host!r}: somebody once knew its factors; hold your own ceremony with "
@@ -82,9 +82,17 @@ def serve(
 
 @contextlib.contextmanager
 def hosted(
-    app: Starlette, parameters: Parameters, *, host: str = "127.0.0.1", port: int = 0
+    app: Starlette,
+    parameters: Parameters,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    certificate: Path | None = None,
+    private_key: Path | None = None,
 ) -> Iterator[str]:
     """Serve in a thread of this process while the `with` lasts; gives the URL.
+
+    Takes what `serve` takes.
 
     Raises:
         UnsupportedError: see `check_exposure`.
@@ -92,14 +100,15 @@ def hosted(
     """
     check_exposure(parameters, host)
     with _listening(host, port) as listener:
-        server = uvicorn.Server(_config(app))
+        server = uvicorn.Server(_config(app, certificate, private_key))
         thread = threading.Thread(
             target=server.run, kwargs={"sockets": [listener]}, daemon=True
         )
         thread.start()
         try:
             _await_start(server, thread)
-            yield f"http://{host}:{listener.getsockname()[1]}"
+            scheme = "http" if certificate is None else "https"
+            yield f"{scheme}://{host}:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()
@@ -124,7 +133,7 @@ def _await_start(server: uvicorn.Server, thread: threading.Thread) -> None:
 
 
 def _config(
-    app: Starlette, certificate: Path | None = None, private_key: Path | None = None
+    app: Starlette, certificate: Path | None, private_key: Path | None
 ) -> uvicorn.Config:
     return uvicorn.Config(
         app,
@@ -161,12 +170,3 @@ def _listening(host: str, port: int) -> socket.socket:
             f"cannot listen on {host} port {port}: {error.strerror}; choose another "
             "port, or end whoever has it"
         ) from error
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -45,7 +45,13 @@ from hre_torch.protocol.suites.keys import LaneTask
 from hre_torch.protocol.task import Secret, Task
 from hre_torch.protocol.workers import Workers
 
-__all__ = ["SUITE", "HybridSuite"]
+__all__ = [
+    "SUITE",
+    "HybridDataService",
+    "HybridParticipant",
+    "HybridSuite",
+    "key_layer",
+]
 
 _SECRET_BITS: Final = 7
 """A secret is a sum of Gaussian numbers |s| <= 63: seven bits with sign."""
@@ -54,7 +60,8 @@ _KEY_PARTS: Final = 2
 Words = npt.NDArray[np.uint32]
 
 
-def _key_layer(task: Task) -> LaneTask:
+def key_layer(task: Task) -> LaneTask:
+    """Return the lanes that carry a secret `s`: the part of an upload that is gated."""
     return LaneTask(task, value_bits=_SECRET_BITS, n_values=RING_DIMENSION)
 
 
@@ -71,21 +78,25 @@ def _words(parts: Parts, expected: int, *, what: str) -> Words:
     return np.frombuffer(parts[-1], dtype="<u4").astype(np.uint32, copy=False)
 
 
-class _Participant(ParticipantCipher):
+class HybridParticipant(ParticipantCipher):
+    """Masks updates and sends the secrets through the key layer; opens sums."""
+
     def __init__(self, task: Task, secret: Secret, workers: Workers) -> None:
-        self._keys = GatedParticipant(_key_layer(task), secret, workers)
+        self._keys = GatedParticipant(key_layer(task), secret, workers)
         self._ring = _ring(task)
         self._expansion = shared_expansion(task.cfg)
         self._n_values = task.config.n_values
         self._doubted: bytes | None = None
 
     def encrypt(self, values: npt.NDArray[np.int32]) -> SealedBody:
+        """Return the key layer of a fresh secret, and the words that it masks."""
         masked = mask(values, self._ring, self._expansion)
         keys = self._keys.encrypt(masked.secret.astype(np.int32))
         words = masked.words.astype("<u4", copy=False).tobytes()
         return SealedBody((*keys.parts, words), keys.prove)
 
     def decrypt(self, parts: Parts, count: int) -> npt.NDArray[np.int64]:
+        """Return the sum of `count` uploads."""
         total = _words(parts, self._ring.words(self._n_values), what="a download")
         secret = self._keys.decrypt(parts[:_KEY_PARTS], count)
         try:
@@ -97,6 +108,7 @@ class _Participant(ParticipantCipher):
             raise
 
     def commitment(self, parts: Parts) -> bytes:
+        """Return SHA-256 of the words in a download."""
         return hashlib.sha256(parts[-1]).digest()
 
     def _doubt(self, secret: npt.NDArray[np.int64], error: DecryptionError) -> None:
@@ -123,37 +135,46 @@ class HybridSum:
     words: Words
 
 
-class _DataService(DataServiceCipher[HybridSum]):
+class HybridDataService(DataServiceCipher[HybridSum]):
+    """Verifies and adds key layers as `gated` does, and adds words."""
+
     def __init__(self, task: Task, secret: Secret, workers: Workers) -> None:
-        self._keys = GatedDataService(_key_layer(task), secret, workers)
+        self._keys = GatedDataService(key_layer(task), secret, workers)
         self._n_words = _ring(task).words(task.config.n_values)
 
     def load(self, body: Body) -> HybridSum:
+        """Return an upload whose proof holds for its key layer."""
         words = _words(body.parts, self._n_words, what="an upload")
         keys = Body(body.parts[:_KEY_PARTS], body.header, body.proof)
         return HybridSum(self._keys.load(keys), words)
 
     def add(self, totals: Sequence[HybridSum]) -> HybridSum:
+        """Return the product of the key layers and the sum of the words."""
         words = totals[0].words.copy()
         for other in totals[1:]:
             accumulate(words, other.words)
         return HybridSum(self._keys.add([total.keys for total in totals]), words)
 
     def commitment(self, total: HybridSum) -> bytes:
+        """Return SHA-256 of the sum of words."""
         return hashlib.sha256(total.words.astype("<u4", copy=False).data).digest()
 
     def begin(self, total: HybridSum, recipient: str) -> tuple[Parts, Any]:
+        """Make the own share of the key layer; the words need none."""
         request, kept = self._keys.begin(total.keys, recipient)
         return request, (kept, total.words)
 
     def finish(self, kept: Any, reply: Parts) -> Parts:
+        """Multiply both servers' shares; the words follow as they are."""
         shares, words = kept
         return (*self._keys.finish(shares, reply), words.astype("<u4").tobytes())
 
     def dump(self, total: HybridSum) -> Parts:
+        """Return heads, lanes, words."""
         return (*self._keys.dump(total.keys), total.words.astype("<u4").tobytes())
 
     def restore(self, parts: Parts) -> HybridSum:
+        """Return a sum, every element of its key layer checked."""
         words = _words(parts, self._n_words, what="a stored sum")
         return HybridSum(self._keys.restore(parts[:_KEY_PARTS]), words)
 
@@ -197,34 +218,34 @@ class HybridSuite(GatedSuite):
 
     def check_forwarded(self, task: Task, body: Body) -> None:
         """Verify the proof of an upload for the heads of its key layer."""
-        checked_heads(body, _key_layer(task).layout)
+        checked_heads(body, key_layer(task).layout)
 
     def proof_size(self, task: Task) -> int:
         """Size of the batched proof of the key layer."""
-        return proof_bytes(_key_layer(task).layout.plaintexts, task.parameters)
+        return proof_bytes(key_layer(task).layout.plaintexts, task.parameters)
 
     def upload_sizes(self, task: Task) -> tuple[int, ...]:
         """Heads, lanes, words."""
         words = 4 * _ring(task).words(task.config.n_values)
-        return (*_key_layer(task).layout.part_sizes, words)
+        return (*key_layer(task).layout.part_sizes, words)
 
     def participant(
         self, task: Task, secret: Secret, workers: Workers
     ) -> ParticipantCipher:
         """Return the participant's half."""
-        return _Participant(task, secret, workers)
+        return HybridParticipant(task, secret, workers)
 
     def data_service(
         self, task: Task, secret: Secret, workers: Workers
     ) -> DataServiceCipher[Any]:
         """Return the DSP's half."""
-        return _DataService(task, secret, workers)
+        return HybridDataService(task, secret, workers)
 
     def key_transform(
         self, task: Task, secret: Secret, workers: Workers
     ) -> KeyTransformCipher[Any]:
         """Return the KTS's half: that of `gated`, for the secrets alone."""
-        return GatedKeyTransform(_key_layer(task), secret, workers)
+        return GatedKeyTransform(key_layer(task), secret, workers)
 
 
 SUITE: Final = HybridSuite()

@@ -1,0 +1,38 @@
+"""What an address says: is it this machine, and whose certificates count there?"""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+__all__ = ["client_options", "is_loopback"]
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address is this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def client_options(url: str, ca_file: Path | None) -> dict[str, Any]:
+    """Return how an httpx client should reach a URL.
+
+    Proxies of the environment are for the world outside: nobody means them for this
+    machine.
+
+    Args:
+        url: of a server.
+        ca_file: PEM certificates to trust instead of the system's.
+    """
+    outside = not is_loopback(urlsplit(url).hostname or "")
+    context: ssl.SSLContext | bool = True
+    if ca_file is not None:
+        context = ssl.create_default_context(cafile=str(ca_file))
+    return {"base_url": url, "trust_env": outside, "verify": context}

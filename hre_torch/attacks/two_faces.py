@@ -1,0 +1,217 @@
+"""A DSP with two faces, for A11: it keeps its own books and shows different sums.
+
+It knows what a DSP knows, computes what a DSP computes, and is bound only by what the
+KTS signs and what participants accept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from hre_torch.attacks.algebra import blocks_of, lanes_of
+from hre_torch.attacks.words import decode_words, encode_words, plain_words
+from hre_torch.protocol.aggregator import Aggregator
+from hre_torch.protocol.ciphers import DataServiceCipher, Parts
+from hre_torch.protocol.envelope import Envelope, decode, seal
+from hre_torch.protocol.messages import (
+    Ack,
+    Download,
+    Receipt,
+    Release,
+    ReleaseOrder,
+    TransformReply,
+    TransformRequest,
+    Upload,
+)
+from hre_torch.protocol.participant import LearningParticipant
+from hre_torch.protocol.task import Secret, Task
+
+__all__ = [
+    "EVERYBODY",
+    "Connection",
+    "Lie",
+    "TwoFacedDataService",
+    "View",
+    "shift_secret",
+    "shift_values",
+]
+
+EVERYBODY: Final = ""
+"""In place of a name: the sum itself is shifted, and with it every download."""
+
+Lie = Callable[[Task, Parts, int], Parts]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the DSP and mallory hold together, and the doors of the KTS they know.
+
+    Attributes:
+        task: public.
+        dsp: the DSP's keys.
+        arithmetic: what the DSP computes with.
+        accomplice: mallory's own end of the protocol.
+        deposit: brings an upload to the KTS.
+        approve: the KTS's answer to a release order.
+        transform: the KTS's answer to a transform request.
+    """
+
+    task: Task
+    dsp: Secret
+    arithmetic: DataServiceCipher[Any]
+    accomplice: LearningParticipant
+    deposit: Callable[[Envelope[Upload]], Envelope[Receipt]]
+    approve: Callable[[Envelope[ReleaseOrder]], Envelope[Release]]
+    transform: Callable[[Envelope[TransformRequest]], Envelope[TransformReply]]
+
+
+class TwoFacedDataService:
+    """The DSP and mallory, at work.
+
+    Args:
+        view: what they know and can do.
+        lie: shifts the sum in a message.
+        shifts: name and version to how far, where somebody is lied to.
+    """
+
+    def __init__(
+        self, view: View, lie: Lie, shifts: Mapping[tuple[str, int], int]
+    ) -> None:
+        self.view, self._lie, self._shifts = view, lie, shifts
+        self._newest: dict[str, Envelope[Upload]] = {}
+        self._released: list[tuple[Envelope[Release], Any]] = []
+
+    @property
+    def version(self) -> int:
+        """Number of releases so far."""
+        return len(self._released)
+
+    def receive(self, upload: Envelope[Upload]) -> Envelope[Ack]:
+        """Pass an upload on, and keep it as its sender's newest."""
+        self.view.deposit(upload)
+        self._newest[upload.header.sender] = upload
+        ack = Ack(
+            cfg=self.view.task.cfg,
+            sender=self.view.dsp.name,
+            upload=upload.digest,
+            sequence=upload.header.sequence,
+            version=self.version,
+        )
+        return seal(ack, self.view.dsp.signing)
+
+    def join_in(self) -> None:
+        """Have mallory upload nothing, as the third identity."""
+        config = self.view.task.config
+        nothing = np.zeros(config.n_values, dtype=np.int32)
+        self.receive(self.view.accomplice.seal(nothing, 0, config.initial_digest))
+
+    def release(self) -> npt.NDArray[np.int64] | None:
+        """Have everybody's newest upload released; return the sum that mallory opens.
+
+        Raises:
+            ReleaseError: the KTS refuses the list.
+        """
+        arithmetic, task = self.view.arithmetic, self.view.task
+        uploads, version = self._newest.values(), self.version + 1
+        total = arithmetic.add([arithmetic.restore(each.parts) for each in uploads])
+        shown = self._shifted(arithmetic.dump(total), EVERYBODY, version)
+        total = arithmetic.restore(shown)
+        order = ReleaseOrder(
+            cfg=task.cfg,
+            sender=self.view.dsp.name,
+            version=version,
+            uploads=tuple(upload.digest for upload in uploads),
+            commitment=arithmetic.commitment(total),
+        )
+        release = self.view.approve(seal(order, self.view.dsp.signing))
+        self._released.append((release, total))
+        accomplice = self.view.accomplice
+        values = accomplice.open(self.download(accomplice.name, version).encode()).values
+        if values is not None:
+            # Both know what they have shown to everybody, mallory included.
+            values[-1] -= self._shifts.get((EVERYBODY, version), 0)
+        return values
+
+    def download(self, name: str, version: int) -> Envelope[Download]:
+        """Return what a participant is shown of a release."""
+        view = self.view
+        release, total = self._released[version - 1]
+        body, kept = view.arithmetic.begin(total, name)
+        request = TransformRequest(
+            cfg=view.task.cfg,
+            sender=view.dsp.name,
+            recipient=name,
+            first=version,
+            last=version,
+        )
+        reply = view.transform(seal(request, view.dsp.signing, body))
+        parts = view.arithmetic.finish(kept, reply.parts)
+        download = Download(
+            cfg=view.task.cfg,
+            sender=view.dsp.name,
+            recipient=name,
+            releases=(release.encode(),),
+            version=self.version,
+        )
+        return seal(download, view.dsp.signing, self._shifted(parts, name, version))
+
+    def _shifted(self, parts: Parts, name: str, version: int) -> Parts:
+        by = self._shifts.get((name, version), 0)
+        return self._lie(self.view.task, parts, by) if by else parts
+
+
+class Connection(Aggregator):
+    """An honest participant's connection, at whose far end the DSP has two faces."""
+
+    def __init__(self, name: str, dsp: TwoFacedDataService) -> None:
+        self._name, self._dsp = name, dsp
+
+    def submit(self, upload: bytes) -> bytes:
+        """Hand over an upload."""
+        return self._dsp.receive(decode(upload, Upload, max_bytes=len(upload))).encode()
+
+    def fetch(self, since: int, *, merge: bool = True) -> Iterator[bytes]:
+        """Yield what is new."""
+        for version in range(since + 1, self._dsp.version + 1):
+            yield self._dsp.download(self._name, version).encode()
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def shift_values(task: Task, parts: Parts, by: int) -> Parts:
+    """Return a sum or a download whose last value is shifted, its count unchanged."""
+    shift = np.zeros(task.config.n_values, dtype=np.int64)
+    shift[-1] = by
+    if task.config.suite == "hybrid":
+        words = decode_words(parts) + plain_words(shift, 0, task)
+        return (*parts[:-1], encode_words(words))
+    return _shift_lanes(task, parts, shift)
+
+
+def shift_secret(task: Task, parts: Parts, by: int) -> Parts:
+    """Return a sum or a download of `hybrid` with another sum of secrets."""
+    shift = np.zeros(lanes_of(task).n_values, dtype=np.int64)
+    shift[-1] = by
+    return _shift_lanes(task, parts, shift)
+
+
+def _shift_lanes(task: Task, parts: Parts, shift: npt.NDArray[np.int64]) -> Parts:
+    lanes = lanes_of(task)
+    n, n_squared = lanes.parameters.n, lanes.parameters.n_squared
+    # Plaintexts are linear in their values, and a difference of two counts no upload.
+    unit = lanes.packing.pack(np.sign(shift).astype(np.int32))
+    nothing = lanes.packing.pack(np.zeros(shift.size, dtype=np.int32))
+    by = int(np.abs(shift).max())
+    deltas = [by * (m - zero) for m, zero in zip(unit, nothing, strict=True)]
+    heads, blocks = blocks_of(parts, lanes)
+    shifted = [
+        [x * (1 + m * n) % n_squared for x, m in zip(row, some, strict=True)]
+        for row, some in zip(blocks, lanes.layout.split(deltas), strict=True)
+    ]
+    return (*lanes.layout.encode(heads, shifted), *parts[2:])

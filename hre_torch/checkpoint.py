@@ -1,0 +1,102 @@
+"""The bytes of a checkpoint: a run's state, and which recipe and records it belongs to.
+
+A checkpoint is one MessagePack document, so that it is written in one piece. A tensor
+in it is an extension value that holds a small safetensors file. Neither format can name
+code to run: a checkpoint from elsewhere may hold wrong numbers, but executes nothing.
+It holds everybody's keys; whoever writes it to disk makes the file private.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final
+
+import msgspec
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from hre_torch.errors import RunDirectoryError
+from hre_torch.training.state import RunState
+
+__all__ = ["Checkpoint", "decode_checkpoint", "encode_checkpoint", "recipe_digest"]
+
+FORMAT: Final = 1
+_TENSOR: Final = 1
+"""MessagePack extension code of a tensor; applications may use 0 to 127."""
+
+
+class Checkpoint(msgspec.Struct):
+    """What is on disk.
+
+    Attributes:
+        format: version of this format.
+        recipe: SHA-256 of the resolved recipe.
+        metrics_bytes: length of `metrics.jsonl` when the state was taken; records after
+            that are of steps that a resumed run makes again.
+        transcript_bytes: the same of `transcript.bin`.
+        state: the run.
+    """
+
+    format: int
+    recipe: bytes
+    metrics_bytes: int
+    transcript_bytes: int
+    state: RunState
+
+
+def recipe_digest(text: str) -> bytes:
+    """Return SHA-256 of a resolved recipe's YAML."""
+    return hashlib.sha256(text.encode()).digest()
+
+
+def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
+    """Return the document."""
+    return msgspec.msgpack.encode(checkpoint, enc_hook=_encode_tensor)
+
+
+def decode_checkpoint(data: bytes) -> Checkpoint:
+    """Read a document.
+
+    Raises:
+        RunDirectoryError: it is damaged, or was written by another version.
+    """
+    try:
+        # The version first: a document of another one need not have the same fields.
+        version = msgspec.msgpack.decode(data, type=_Versioned).format
+        if version != FORMAT:
+            raise RunDirectoryError(
+                f"the checkpoint has format {version}, this version of hre_torch reads "
+                f"format {FORMAT}; resume it with the version that wrote it"
+            )
+        return msgspec.msgpack.decode(data, type=Checkpoint, ext_hook=_decode_tensor)
+    except (
+        msgspec.DecodeError,
+        SafetensorError,
+        UnicodeDecodeError,
+        RecursionError,
+    ) as error:
+        raise RunDirectoryError(
+            f"the checkpoint is damaged ({error}); start the run again in another "
+            "directory"
+        ) from error
+
+
+class _Versioned(msgspec.Struct):
+    format: int
+
+
+def _encode_tensor(value: Any) -> msgspec.msgpack.Ext:
+    if isinstance(value, Tensor):
+        tensor = value.detach().cpu().contiguous()
+        return msgspec.msgpack.Ext(_TENSOR, safetensors.torch.save({"": tensor}))
+    raise NotImplementedError(f"a checkpoint cannot hold a {type(value).__name__}")
+
+
+def _decode_tensor(code: int, data: memoryview) -> Tensor:
+    if code != _TENSOR:
+        raise msgspec.DecodeError(f"there is no extension type {code}")
+    tensors = safetensors.torch.load(bytes(data))
+    if set(tensors) != {""}:
+        raise msgspec.DecodeError("an extension value holds exactly one tensor")
+    return tensors[""]

@@ -1,0 +1,59 @@
+"""The command `hre-torch`: composes what the floors below offer, computes nothing."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import hre_torch
+from hre_torch.cli import database, keygen, roster, scrutiny, serve, train
+from hre_torch.cli.participate import participate
+from hre_torch.cli.role_keys import add_role_commands
+from hre_torch.cli.screen import Commands, results
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Federated training in which no server can read one participant's update.",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        results.print(f"hre-torch {hre_torch.__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def hre_torch_command(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version."
+        ),
+    ] = False,
+) -> None:
+    """Federated training in which no server can read one participant's update."""
+
+
+app.command()(train.train)
+app.command()(train.estimate)
+app.command()(train.report)
+app.command()(scrutiny.attack)
+app.command()(scrutiny.audit)
+app.command()(participate)
+add_role_commands(keygen.app)
+app.add_typer(keygen.app, name="keygen")
+app.add_typer(roster.app, name="roster")
+app.add_typer(serve.app, name="serve")
+app.add_typer(database.app, name="db")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,75 @@
+"""`hre-torch participate`: train one participant's share against real servers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hre_torch.cli.passphrases import PassphraseFile, ask_passphrase
+
+__all__ = ["participate"]
+
+
+def participate(
+    recipe: Annotated[Path, typer.Argument(help="What is trained.")],
+    dsp: Annotated[str, typer.Option(help="URL of the DSP.")],
+    key: Annotated[Path, typer.Option(help="Your key file.")],
+    roster: Annotated[Path, typer.Option(help="The signed roster.")] = Path(
+        "roster.json"
+    ),
+    initial: Annotated[
+        Path | None, typer.Option(help="First weights; needed only at the start.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the released weights here.")
+    ] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("-o", help="key=value of the recipe.")
+    ] = None,
+    own_data: Annotated[
+        bool, typer.Option(help="Train on all local data, not on a share of it.")
+    ] = False,
+    ca: Annotated[
+        Path | None, typer.Option(help="PEM certificates to trust, for https.")
+    ] = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Train your share of RECIPE; nothing leaves this machine unencrypted."""
+    from hre_torch.connection import connect, write_weights
+    from hre_torch.participation import train_participant
+    from hre_torch.recipes import load_recipe
+    from hre_torch.roster_file import read_roster
+
+    file = read_roster(roster)
+    overrides = [f"suite={file.suite}", f"participants={len(file.participants)}"]
+    loaded = load_recipe(recipe, [*overrides, *(override or [])])
+
+    def report(record: dict[str, Any]) -> None:
+        typer.echo(json.dumps(record))
+
+    session = connect(
+        dsp,
+        key_file=key,
+        roster=roster,
+        passphrase=ask_passphrase(key, passphrase_file),
+        initial=initial,
+        ca_file=ca,
+        workers=loaded.workers,
+    )
+    try:
+        done = train_participant(loaded, session, report, own_data=own_data)
+    finally:
+        session.close()
+    if out is not None:
+        write_weights(out, done.weights)
+    report(
+        {
+            "event": "end",
+            "participant": session.name,
+            "accuracy": done.accuracy,
+            "version": done.version,
+        }
+    )

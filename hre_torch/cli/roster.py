@@ -1,0 +1,143 @@
+"""`hre-torch roster`: who takes part, signed by an operator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hre_torch.cli.passphrases import PassphraseFile, ask_passphrase
+from hre_torch.identities import open_operator, open_role, read_card
+from hre_torch.roster_file import (
+    RosterFile,
+    add_card,
+    add_joint_key,
+    fingerprint,
+    profile_of,
+    read_roster,
+    roster_of,
+    sign_roster,
+    task_of,
+    write_roster,
+)
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Who takes part, and what in.")
+
+RosterPath = Annotated[Path, typer.Argument(help="Roster file.")]
+
+
+@app.command("add")
+def add(
+    roster: RosterPath,
+    cards: Annotated[list[Path], typer.Argument(help="Cards that keygen wrote.")],
+) -> None:
+    """Add cards to a roster, which is made if it does not exist."""
+    file = read_roster(roster) if roster.exists() else RosterFile()
+    for card in cards:
+        file = add_card(file, read_card(card))
+    write_roster(roster, file)
+    typer.echo(_summary(file))
+
+
+@app.command("joint")
+def joint(
+    roster: RosterPath,
+    key: Annotated[Path, typer.Option(help="Key file of a server.")],
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Add the joint key as one server computes it (suite paper only)."""
+    file = read_roster(roster)
+    secret = open_role(key, ask_passphrase(key, passphrase_file))
+    file = add_joint_key(file, secret, profile_of(file, roster.parent))
+    write_roster(roster, file)
+    typer.echo(_summary(file))
+
+
+@app.command("sign")
+def sign(
+    roster: RosterPath,
+    recipe: Annotated[Path, typer.Option(help="What will be trained.")],
+    key: Annotated[Path, typer.Option(help="The operator's key file.")],
+    initial: Annotated[Path, typer.Option(help="File of first weights to write.")],
+    override: Annotated[
+        list[str] | None, typer.Option("-o", help="key=value of the recipe.")
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Released weights of an earlier task.")
+    ] = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Turn roster and recipe into a task, and sign it."""
+    # Here, because servers read rosters too and have no torch.
+    from hre_torch.connection import read_weights, write_weights
+    from hre_torch.participation import propose_recipe
+    from hre_torch.recipes import load_recipe
+
+    file = read_roster(roster)
+    parameters = profile_of(file, roster.parent)
+    overrides = [f"suite={file.suite}", f"participants={len(file.participants)}"]
+    task, weights = propose_recipe(
+        load_recipe(recipe, [*overrides, *(override or [])]),
+        roster_of(file, parameters),
+        parameters,
+        file.profile,
+        start=None if start is None else read_weights(start),
+    )
+    operator = open_operator(key, ask_passphrase(key, passphrase_file))
+    file = sign_roster(file, task, operator, parameters)
+    write_weights(initial, weights)
+    write_roster(roster, file)
+    typer.echo(_summary(file))
+
+
+@app.command("show")
+def show(roster: RosterPath) -> None:
+    """Show what a roster says; nothing is verified."""
+    typer.echo(_summary(read_roster(roster)))
+
+
+@app.command("verify")
+def verify(
+    roster: RosterPath,
+    operator: Annotated[
+        str | None, typer.Option(help="The operator's signing key, hexadecimal.")
+    ] = None,
+) -> None:
+    """Verify every proof and signature of a signed roster."""
+    file = read_roster(roster)
+    task = task_of(file, profile_of(file, roster.parent))
+    if operator is not None and operator.strip().lower() != file.operator.hex():
+        raise typer.BadParameter(
+            f"the roster is signed by {file.operator.hex()}, not by that operator"
+        )
+    typer.echo(_summary(file))
+    typer.echo(f"verified: task {task.cfg.hex()}")
+
+
+def _summary(file: RosterFile) -> str:
+    servers = [
+        f"{name} {'missing' if card is None else card.signing_key.hex()}"
+        for name, card in (("dsp", file.data_service), ("kts", file.key_transform))
+    ]
+    people = [f"{card.name} {card.signing_key.hex()}" for card in file.participants]
+    lines = [
+        f"suite {file.suite or 'not known yet'}, profile {file.profile or '-'}",
+        f"operator {file.operator.hex() or 'missing'}",
+        *servers,
+        *people,
+    ]
+    if file.task is None:
+        lines.append("not signed")
+    else:
+        task = file.task
+        lines.append(
+            f"signed: t={task.min_contributions} c={task.assumed_colluders} "
+            f"K={task.max_additions} Q={task.pending_limit} S={task.staleness_bound} "
+            f"b={task.value_bits} f={task.fraction_bits} combine={task.combine} "
+            f"values={task.n_values}"
+        )
+    lines.append(f"fingerprint {fingerprint(file)}")
+    return "\n".join(lines)

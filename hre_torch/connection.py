@@ -1,0 +1,223 @@
+"""One participant's session against real servers."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from hre_torch.aggregators.http import BackgroundSession, HTTPAggregator, RetryPolicy
+from hre_torch.aggregators.http.snapshots import ask_for_snapshot, seal_snapshot
+from hre_torch.errors import AggregatorError, LayoutError, WrongTaskError
+from hre_torch.identities import open_role
+from hre_torch.observer import Observer, silent
+from hre_torch.protocol.participant import Opened, ParticipantState
+from hre_torch.protocol.requests import Status
+from hre_torch.protocol.session import Session, SessionState, Statistics
+from hre_torch.protocol.task import Secret, Task, state_digest
+from hre_torch.protocol.workers import Workers
+from hre_torch.roster_file import parse_roster, profile_of, read_roster, task_of
+
+__all__ = ["ConnectedSession", "connect", "read_weights", "write_weights"]
+
+_HELP_EVERY_SECONDS: Final = 1.0
+
+
+def connect(
+    dsp_url: str,
+    *,
+    key_file: str | Path,
+    roster: str | Path,
+    passphrase: str | bytes,
+    initial: str | Path | npt.NDArray[np.int64] | None = None,
+    state: SessionState | None = None,
+    background: bool = True,
+    ca_file: str | Path | None = None,
+    policy: RetryPolicy | None = None,
+    patience: float = 60.0,
+    workers: int = 1,
+    observe: Observer = silent,
+) -> Session:
+    """Return a participant's session against a DSP elsewhere.
+
+    The roster is the root of trust: compare its fingerprint with its operator's. Where
+    the task has moved on and its first releases are gone, the released weights come
+    from another participant, sealed (`snapshots.py`); so they do after a crash that
+    took the session's state with it.
+
+    Args:
+        dsp_url: such as `"https://dsp.example"`.
+        key_file: the participant's, made by `hre-torch keygen participant`.
+        roster: the signed roster file.
+        passphrase: of the key file.
+        initial: the weights that the task starts from, or the file of them.
+        state: of an earlier session of the same participant.
+        background: send and fetch while training goes on; False waits for every
+            answer, so that runs repeat bit for bit.
+        ca_file: PEM certificates to trust instead of the system's, for https.
+        policy: how patient to be with the network.
+        patience: seconds to wait for a snapshot.
+        workers: processes for the cryptography.
+        observe: told of the phases.
+
+    Raises:
+        KeyFileError, TaskError, SignatureError: a file does not open or not verify.
+        WrongTaskError: the DSP serves another task.
+        AggregatorError: the DSP cannot be reached, or nobody sends a snapshot.
+        LayoutError: `initial` is not what the task starts from.
+    """
+    encoded = passphrase.encode() if isinstance(passphrase, str) else passphrase
+    secret = open_role(Path(key_file), encoded)
+    path = Path(roster)
+    file = read_roster(path)
+    task = task_of(file, profile_of(file, path.parent))
+    task.roster.participant(secret.name)
+    pool = Workers.processes(workers)
+    link = HTTPAggregator(
+        secret.name,
+        url=dsp_url,
+        task=task,
+        secret=secret,
+        policy=policy,
+        ca_file=None if ca_file is None else Path(ca_file),
+        on_close=pool.close,
+    )
+    try:
+        _check_served(link, task)
+        if isinstance(initial, str | Path):
+            initial = read_weights(Path(initial))
+        if state is None:
+            state = _starting_state(link, task, secret, initial, patience)
+        kind = ConnectedSession if background else Session
+        options: dict[str, Any] = {"secret": secret} if background else {}
+        return kind(
+            task,
+            secret,
+            link,
+            initial,
+            workers=pool,
+            observe=observe,
+            state=state,
+            **options,
+        )
+    except BaseException:
+        link.close()
+        raise
+
+
+class ConnectedSession(BackgroundSession):
+    """A `BackgroundSession` that also helps participants which come late."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._secret: Secret = kwargs.pop("secret")
+        self._wanted = b""
+        self._answered = b""
+        self._offered = b""
+        self._next_look = 0.0
+        super().__init__(*args, **kwargs)
+
+    def pull(self) -> list[Opened]:
+        """Apply every release that has come, and seal a snapshot if somebody asks."""
+        opened = super().pull()
+        wanted, self._wanted = self._wanted, b""
+        if wanted and wanted != self._answered:
+            self._answered = wanted
+            self._offered = seal_snapshot(self, self._secret, wanted) or b""
+            self._prefetcher.call()
+        return opened
+
+    def _when_idle(self) -> None:
+        offered, self._offered = self._offered, b""
+        with contextlib.suppress(AggregatorError):
+            if offered:
+                self._link.offer_snapshot(offered)
+            now = time.monotonic()
+            if now >= self._next_look:
+                self._next_look = now + _HELP_EVERY_SECONDS
+                self._wanted = self._link.wanted_snapshot()
+
+    @property
+    def _link(self) -> HTTPAggregator:
+        assert isinstance(self._backend, HTTPAggregator)
+        return self._backend
+
+
+def read_weights(path: Path) -> npt.NDArray[np.int64]:
+    """Return weights at scale 2^f from a file that `write_weights` wrote.
+
+    Raises:
+        LayoutError: it is none.
+    """
+    try:
+        weights = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise LayoutError(
+            f"{path} holds no weights ({error}); name the file that `hre-torch roster "
+            "sign` wrote"
+        ) from error
+    return np.asarray(weights, dtype=np.int64)
+
+
+def write_weights(path: Path, weights: npt.NDArray[np.int64]) -> None:
+    """Write weights at scale 2^f, int64, shape `(n_values,)`, as a .npy file."""
+    with path.open("wb") as file:
+        np.save(file, weights.astype("<i8", copy=False), allow_pickle=False)
+
+
+def _check_served(link: HTTPAggregator, task: Task) -> None:
+    """Say in plain words that the servers run another task, before anything is sent."""
+    shown = link.exchange.get("/v1/task")
+    if not shown:
+        return
+    served = parse_roster(shown, "what the DSP shows").task
+    if served is None or served.digest() != task.cfg:
+        raise WrongTaskError(
+            "the DSP serves another task than this roster's; fetch the roster that its "
+            "operator signed last"
+        )
+
+
+def _starting_state(
+    link: HTTPAggregator,
+    task: Task,
+    secret: Secret,
+    initial: npt.NDArray[np.int64] | None,
+    patience: float,
+) -> SessionState:
+    """Return where a session without a memory starts: at the beginning, or late."""
+    standing = link.status()
+    if initial is not None and standing.oldest <= 1:
+        fresh = ParticipantState()
+        return _state_at(standing, 0, fresh.chain, state_digest(initial), initial)
+    if standing.version == 0:
+        raise LayoutError(
+            "the task has not begun yet: give the initial weights, the file that its "
+            "operator published with the roster"
+        )
+    found = ask_for_snapshot(link, task, secret, patience=patience)
+    return _state_at(
+        standing, found.version, found.chain, found.model_digest, found.weights
+    )
+
+
+def _state_at(
+    standing: Status,
+    version: int,
+    chain: bytes,
+    digest: bytes,
+    weights: npt.NDArray[np.int64],
+) -> SessionState:
+    return SessionState(
+        participant=ParticipantState(
+            sequence=standing.next_sequence, version=version, chain=chain
+        ),
+        released=weights.astype("<i8").tobytes(),
+        pending={},
+        model_digest=digest,
+        latest_version=standing.version,
+        statistics=Statistics(),
+    )

@@ -1,0 +1,153 @@
+"""What a recipe will cost, before anything is encrypted.
+
+A suite knows how many multiplications modulo n^2 each of its phases takes; how long one
+takes is measured here, on this machine, in a few milliseconds. Suites without
+cryptography cost nothing. Training itself is not part of the estimate.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict, dataclass
+from math import ceil
+from typing import Any, Final
+
+from hre_torch.crypto.modulus import Parameters, load_profile
+from hre_torch.images import Data
+from hre_torch.models import build_model
+from hre_torch.optim.flatten import Layout
+from hre_torch.protocol.suite import Plan, Workload
+from hre_torch.protocol.suites import SUITES
+from hre_torch.recipes import Recipe
+from hre_torch.training.assembly import make_batches, steps_of
+
+__all__ = ["Estimate", "estimate_recipe", "multiplication_seconds"]
+
+# The fastest of several short rounds: whatever else the machine does can only slow one.
+_ROUNDS: Final = 8
+_PER_ROUND: Final = 200
+
+# Phases of which a download takes one call each; `add` belongs to a release, and what
+# else there is to a push.
+_OF_A_DOWNLOAD: Final = ("first_phase", "second_phase", "open")
+
+
+def multiplication_seconds(parameters: Parameters) -> float:
+    """Measure one multiplication modulo n^2, in seconds."""
+    modulus = parameters.n_squared
+    # Any two numbers of full length do; these need no randomness.
+    x, y = modulus // 3, modulus // 7
+    best = float("inf")
+    for _ in range(_ROUNDS):
+        started = time.perf_counter()
+        for _ in range(_PER_ROUND):
+            x = x * y % modulus
+        best = min(best, (time.perf_counter() - started) / _PER_ROUND)
+    return best
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Predicted cost of a run; the keys are those of `summary.json` where it has them.
+
+    Attributes:
+        parameters: trainable values.
+        upload_bytes: body of one push.
+        download_bytes: body of one download.
+        server_bytes: what the two servers exchange for one download.
+        phases_ms: phase to milliseconds of one call.
+        table_bytes: role to memory of its fixed-base tables.
+        pushes: of all participants in the whole run.
+        pulls: of all participants in the whole run.
+        releases: in the whole run, if each holds as few uploads as it may.
+        bytes_up: all pushes.
+        bytes_down: all downloads; a pull is one where releases are merged, and one per
+            release where not.
+        seconds: all cryptography.
+    """
+
+    parameters: int
+    upload_bytes: int
+    download_bytes: int
+    server_bytes: int
+    phases_ms: dict[str, float]
+    table_bytes: dict[str, int]
+    pushes: int
+    pulls: int
+    releases: int
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+
+    def record(self) -> dict[str, Any]:
+        """Return what the first line of `metrics.jsonl` says about it."""
+        return asdict(self)
+
+
+def estimate_recipe(recipe: Recipe, data: Data) -> Estimate:
+    """Predict what a recipe will cost on this machine.
+
+    Args:
+        recipe: what would be run.
+        data: its data, which says how many steps there are.
+
+    Raises:
+        ConfigurationError: no such suite, profile or model, or too few images.
+    """
+    suite, parameters = SUITES.get(recipe.suite), load_profile(recipe.profile)
+    model = build_model(recipe.model.name, recipe.train.seed, **recipe.model.options)
+    layout = Layout.of(model, recipe.buffers)
+    workload = Workload(
+        n_values=layout.n_params + layout.n_buffers,
+        participants=recipe.participants,
+        value_bits=recipe.value_bits,
+        max_additions=recipe.max_additions or suite.default_max_additions,
+    )
+    plan = suite.plan(parameters, workload)
+    steps = [steps_of(recipe, share) for share in make_batches(recipe, data)]
+    pushes = sum(ceil(count / recipe.train.push_every) for count in steps)
+    # Everybody pulls once more at the end.
+    pulls = sum(count // recipe.train.pull_every + 1 for count in steps)
+    t = recipe.min_contributions or suite.default_contributions(recipe.participants)
+    releases = pushes // t
+    downloads = recipe.participants * releases
+    if suite.merges:
+        downloads = min(downloads, pulls)
+    phases = _phase_seconds(plan, parameters, recipe.workers, additions=t - 1)
+    calls = {"add": releases} | dict.fromkeys(_OF_A_DOWNLOAD, downloads)
+    return Estimate(
+        parameters=layout.n_params,
+        upload_bytes=plan.upload_bytes,
+        download_bytes=plan.download_bytes,
+        server_bytes=plan.server_bytes,
+        phases_ms={phase: 1000.0 * seconds for phase, seconds in phases.items()},
+        table_bytes=dict(plan.table_bytes),
+        pushes=pushes,
+        pulls=pulls,
+        releases=releases,
+        bytes_up=pushes * plan.upload_bytes,
+        bytes_down=downloads * plan.download_bytes,
+        seconds=sum(
+            seconds * calls.get(phase, pushes) for phase, seconds in phases.items()
+        ),
+    )
+
+
+def _phase_seconds(
+    plan: Plan, parameters: Parameters, workers: int, *, additions: int
+) -> dict[str, float]:
+    """Return phase to seconds of one call."""
+    if not plan.multiplications:
+        return {}
+    one = multiplication_seconds(parameters)
+    blocks = max(1, ceil(plan.plaintexts / parameters.lanes))
+    # The slowest worker has this share of the blocks.
+    share = ceil(blocks / min(workers, os.cpu_count() or 1)) / blocks
+    seconds = {
+        phase: one * share * count for phase, count in plan.multiplications.items()
+    }
+    if "add" in seconds:
+        # Sums are not spread over workers; a release adds all but its first upload.
+        seconds["add"] = one * plan.multiplications["add"] * additions
+    return seconds

@@ -1,0 +1,208 @@
+"""Keys of one role: made, kept in an encrypted file, shown on a public card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from hre_torch.crypto.keyfiles import read_key_file, write_key_file
+from hre_torch.crypto.modulus import load_profile
+from hre_torch.crypto.signatures import SigningKey
+from hre_torch.errors import KeyFileError, TaskError, UnsupportedError
+from hre_torch.protocol.suites import SUITES
+from hre_torch.protocol.task import DATA_SERVICE, KEY_TRANSFORM, KeyCard, Role, Secret
+
+__all__ = [
+    "OPERATOR",
+    "CardFile",
+    "make_operator",
+    "make_role",
+    "open_operator",
+    "open_role",
+    "read_card",
+]
+
+OPERATOR: Final = "operator"
+_FORMAT: Final = "hre_torch key card 1"
+_MOST_CARD_BYTES: Final = 1 << 18
+"""Sixteen lanes at 4096 bits take 45 KB in JSON."""
+
+
+class CardFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A public card as a file: what is sent to whoever keeps the roster.
+
+    Attributes:
+        suite: the suite that the keys are for; empty on an operator's card.
+        profile: its modulus profile.
+        parameters_digest: digest of that profile.
+        card: the card of a server or a participant.
+        operator: on an operator's card its Ed25519 key, else empty.
+    """
+
+    format: Literal["hre_torch key card 1"] = _FORMAT
+    suite: str = ""
+    profile: str = ""
+    parameters_digest: bytes = b""
+    card: KeyCard | None = None
+    operator: bytes = b""
+
+
+class _Material(msgspec.Struct, frozen=True, array_like=True):
+    """What the secret in a key file consists of."""
+
+    suite: str
+    signing: bytes
+    material: bytes
+
+
+def make_role(
+    role: Role,
+    name: str,
+    *,
+    suite: str,
+    profile: str,
+    key: Path,
+    card: Path,
+    passphrase: bytes,
+) -> CardFile:
+    """Make the keys of a server or a participant; the secret ones stay in `key`.
+
+    Args:
+        role: `"dsp"`, `"kts"` or `"participant"`.
+        name: identity of a participant; a server's name is its role.
+        suite: the suite.
+        profile: name or path of the modulus profile.
+        key: key file to write.
+        card: card file to write, for everybody to read.
+        passphrase: what opens the key file again.
+
+    Raises:
+        TaskError: the name is that of a server.
+        UnsupportedError: the suite has one key for all participants.
+        KeyFileError: a file exists or cannot be written.
+    """
+    if (role == "participant") is (name in (DATA_SERVICE, KEY_TRANSFORM)):
+        raise TaskError(
+            f"a {role} cannot be called {name!r}: {DATA_SERVICE!r} and "
+            f"{KEY_TRANSFORM!r} are the names of the servers"
+        )
+    if suite == "phong":
+        raise UnsupportedError(
+            "in suite 'phong' all participants share one private key, which would have "
+            "to travel; it is a baseline for `hre-torch train`, not for servers"
+        )
+    parameters = load_profile(profile)
+    secret, made = SUITES.get(suite).keygen(role, name, parameters)
+    file = CardFile(
+        suite=suite,
+        profile=profile,
+        parameters_digest=parameters.digest,
+        card=made,
+    )
+    kept = _Material(suite, secret.signing.secret_bytes(), secret.material)
+    _write(role, name, parameters.digest, kept, key, file, card, passphrase)
+    return file
+
+
+def make_operator(*, key: Path, card: Path, passphrase: bytes) -> CardFile:
+    """Make the key that signs rosters and tasks.
+
+    Raises:
+        KeyFileError: a file exists or cannot be written.
+    """
+    signing = SigningKey.generate()
+    file = CardFile(operator=signing.public)
+    kept = _Material("", signing.secret_bytes(), b"")
+    _write(OPERATOR, OPERATOR, b"", kept, key, file, card, passphrase)
+    return file
+
+
+def open_role(key: Path, passphrase: bytes) -> Secret:
+    """Return the secret of a server or a participant.
+
+    Raises:
+        KeyFileError: the file does not open, or is an operator's.
+    """
+    opened, kept = _open(key, passphrase)
+    if opened.role == OPERATOR:
+        raise KeyFileError(
+            f"{key} is an operator's key; name the key of a server or a participant"
+        )
+    return Secret(opened.role, opened.name, SigningKey(kept.signing), kept.material)
+
+
+def open_operator(key: Path, passphrase: bytes) -> SigningKey:
+    """Return the key that signs rosters and tasks.
+
+    Raises:
+        KeyFileError: the file does not open, or is not an operator's.
+    """
+    opened, kept = _open(key, passphrase)
+    if opened.role != OPERATOR:
+        raise KeyFileError(
+            f"{key} is the key of {opened.role} {opened.name!r}; an operator signs "
+            "with its own key, which is no server's"
+        )
+    return SigningKey(kept.signing)
+
+
+def read_card(path: Path) -> CardFile:
+    """Return what a card file says.
+
+    Raises:
+        TaskError: it is none.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MOST_CARD_BYTES)
+        return msgspec.json.decode(data, type=CardFile)
+    except OSError as error:
+        raise TaskError(f"cannot read the card {path}: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise TaskError(
+            f"{path} is no key card ({error}); ask for the file that `hre-torch "
+            "keygen` wrote with --card"
+        ) from error
+
+
+def _write(
+    role: str,
+    name: str,
+    digest: bytes,
+    kept: _Material,
+    key: Path,
+    file: CardFile,
+    card: Path,
+    passphrase: bytes,
+) -> None:
+    if card.exists():
+        raise KeyFileError(f"{card} exists already; cards are never overwritten")
+    write_key_file(
+        key,
+        role=role,
+        name=name,
+        parameters_digest=digest,
+        secret=msgspec.msgpack.encode(kept),
+        passphrase=passphrase,
+    )
+    try:
+        with card.open("xb") as opened:
+            opened.write(msgspec.json.format(msgspec.json.encode(file)) + b"\n")
+    except OSError as error:
+        raise KeyFileError(
+            f"cannot write the card {card}: {error.strerror}; {key} was written, "
+            "remove it and make both again"
+        ) from error
+
+
+def _open(key: Path, passphrase: bytes) -> tuple[Any, _Material]:
+    opened = read_key_file(key, passphrase=passphrase)
+    try:
+        kept = msgspec.msgpack.decode(opened.secret, type=_Material)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise KeyFileError(
+            f"{key} holds no key of this version of hre_torch; make a new one"
+        ) from None
+    return opened, kept

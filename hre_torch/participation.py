@@ -1,0 +1,210 @@
+"""One participant of a recipe on its own machine, against servers elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from hre_torch.aggregators.http import BackgroundSession
+from hre_torch.crypto.modulus import Parameters
+from hre_torch.data import load_data
+from hre_torch.errors import LayoutError, RecipeError
+from hre_torch.images import Data
+from hre_torch.models import build_model
+from hre_torch.observer import PhaseTimer
+from hre_torch.partition import Batches, split_indices
+from hre_torch.proposal import propose_task
+from hre_torch.protocol.session import Session
+from hre_torch.protocol.task import Roster, TaskConfig, state_digest
+from hre_torch.recipes import Recipe
+from hre_torch.training.evaluation import evaluate, released_model
+from hre_torch.training.learner import Learner
+
+__all__ = ["Participation", "check_recipe", "propose_recipe", "train_participant"]
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Participation:
+    """What came out of one participant's training.
+
+    Attributes:
+        accuracy: of the released weights on the test images.
+        version: newest release that was applied.
+        weights: released weights at scale 2^f.
+    """
+
+    accuracy: float
+    version: int
+    weights: npt.NDArray[np.int64]
+
+
+def propose_recipe(
+    recipe: Recipe,
+    roster: Roster,
+    parameters: Parameters,
+    profile: str,
+    *,
+    start: npt.NDArray[np.int64] | None = None,
+) -> tuple[TaskConfig, npt.NDArray[np.int64]]:
+    """Return the task that a recipe means for a roster, and its first weights.
+
+    Args:
+        recipe: what is trained.
+        roster: who takes part.
+        parameters: the modulus profile that `profile` names.
+        profile: its name or path.
+        start: weights to start from, released by an earlier task with the same model;
+            the recipe's own otherwise.
+
+    Raises:
+        RecipeError: the recipe is for another number of participants.
+        LayoutError, TaskError: model, roster and numbers do not fit.
+    """
+    if recipe.participants != len(roster.participants):
+        raise RecipeError(
+            f"the recipe is for {recipe.participants} participants, the roster has "
+            f"{len(roster.participants)}; change `participants`"
+        )
+    model = build_model(recipe.model.name, recipe.train.seed, **recipe.model.options)
+    config, initial = propose_task(
+        model,
+        roster,
+        parameters,
+        suite=recipe.suite,
+        profile=profile,
+        min_contributions=recipe.min_contributions,
+        assumed_colluders=recipe.assumed_colluders,
+        combine=recipe.combination,
+        max_additions=recipe.max_additions,
+        value_bits=recipe.value_bits,
+        fraction_bits=recipe.fraction_bits,
+        staleness_bound=recipe.staleness_bound,
+        buffers=recipe.buffers,
+        clip=recipe.train.clip,
+    )
+    if start is None:
+        return config, initial
+    if start.shape != initial.shape:
+        raise LayoutError(
+            f"the weights to start from have shape {start.shape}, the recipe's model "
+            f"{initial.shape}; use weights that were trained with the same model"
+        )
+    return msgspec.structs.replace(config, initial_digest=state_digest(start)), start
+
+
+def check_recipe(recipe: Recipe, session: Session) -> None:
+    """Refuse a recipe that the session's task was not made from.
+
+    Raises:
+        RecipeError: suite or number of participants differ.
+        LayoutError: the recipe's model is another one.
+    """
+    task = session.task
+    proposed, _ = propose_recipe(
+        recipe, task.roster, task.parameters, task.config.profile
+    )
+    if proposed.suite != task.config.suite:
+        raise RecipeError(
+            f"the recipe says suite {proposed.suite!r}, the signed task "
+            f"{task.config.suite!r}; use the recipe that its operator published"
+        )
+    if proposed.layout_digest != task.config.layout_digest:
+        raise LayoutError(
+            "the recipe's model has other parameters than the signed task; use the "
+            "recipe that its operator published"
+        )
+
+
+def train_participant(
+    recipe: Recipe, session: Session, report: Report, *, own_data: bool = False
+) -> Participation:
+    """Train one participant's share of a recipe to its end.
+
+    Args:
+        recipe: what to train.
+        session: this participant's.
+        report: told of every epoch as a record.
+        own_data: train on all of the local data; by default on the share that the
+            recipe's seed gives this participant of data that everybody has.
+
+    Raises:
+        AggregatorError: the DSP could not be reached for too long.
+        DataError: the data is missing.
+    """
+    check_recipe(recipe, session)
+    data = load_data(
+        recipe.data.name,
+        recipe.data.root,
+        train_size=recipe.data.train_size,
+        seed=recipe.train.seed,
+    )
+    batches = _batches(recipe, data, session, own_data=own_data)
+    steps = max(1, round(recipe.train.epochs * len(batches)))
+    timer = PhaseTimer()
+    learner = Learner(
+        recipe,
+        build_model(recipe.model.name, recipe.train.seed, **recipe.model.options),
+        session,
+        batches,
+        steps=steps,
+        observe=timer,
+    )
+    started = time.perf_counter()
+    for number in range(steps):
+        learner.step(number)
+        if (number + 1) % len(batches) == 0 or number + 1 == steps:
+            report(
+                {
+                    "event": "epoch",
+                    "participant": session.name,
+                    "epoch": round((number + 1) / len(batches), 3),
+                    "loss": learner.take_loss(),
+                    "version": session.version,
+                    "staleness": session.staleness,
+                    "pending": session.pending,
+                    "seconds": round(time.perf_counter() - started, 3),
+                    "bytes_up": session.statistics.bytes_up,
+                    "bytes_down": session.statistics.bytes_down,
+                }
+            )
+    learner.flush()
+    if isinstance(session, BackgroundSession):
+        session.catch_up()
+    else:
+        session.pull()
+    score = evaluate(released_model(learner.model, session, recipe.buffers), data.test)
+    return Participation(score.accuracy, session.version, session.released())
+
+
+def _batches(
+    recipe: Recipe, data: Data, session: Session, *, own_data: bool
+) -> Batches:
+    labels = data.train.labels.numpy()
+    index = session.task.roster.names.index(session.name)
+    split = recipe.data.split
+    if own_data:
+        share = np.arange(len(labels))
+    else:
+        share = split_indices(
+            labels,
+            recipe.participants,
+            seed=recipe.train.seed,
+            dirichlet=None if split == "iid" else split.dirichlet,
+            batch_size=recipe.train.batch_size,
+        )[index]
+    return Batches(
+        data.train,
+        share,
+        recipe.train.batch_size,
+        seed=recipe.train.seed,
+        participant=index,
+        augment=recipe.data.augment,
+    )

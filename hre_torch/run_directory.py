@@ -1,0 +1,316 @@
+"""The folder of one run: what was asked for, what happened, what came out.
+
+    recipe.yaml           the resolved recipe
+    metrics.jsonl         one record per line, as they happened
+    checkpoint/           what resuming needs, private; removed when the run is finished
+    weights.safetensors   the released weights under the module's own names
+    summary.json          written last: a directory that has it is finished
+    tensorboard/          scalars, if they were wanted
+
+Files are replaced in one step (written beside, fsynced, renamed), so that an
+interruption at any moment leaves the old file or the new one. The checkpoint holds the
+keys of everybody in a federation of one process; nobody but its owner may read it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import msgspec
+
+from hre_torch.audit import TRANSCRIPT
+from hre_torch.checkpoint import (
+    FORMAT,
+    Checkpoint,
+    decode_checkpoint,
+    encode_checkpoint,
+    recipe_digest,
+)
+from hre_torch.errors import RunDirectoryError
+from hre_torch.training.state import RunState
+
+__all__ = ["RunDirectory"]
+
+_RECIPE: Final = "recipe.yaml"
+_METRICS: Final = "metrics.jsonl"
+_WEIGHTS: Final = "weights.safetensors"
+_SUMMARY: Final = "summary.json"
+_CHECKPOINT: Final = "checkpoint"
+_STATE: Final = "run.msgpack"
+_TENSORBOARD: Final = "tensorboard"
+
+
+class RunDirectory:
+    """One run on disk; made by `create` or `open`, closed with `close`.
+
+    Args:
+        path: the folder; it exists and has a resolved recipe in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._metrics: BinaryIO | None = None
+
+    @staticmethod
+    def require_free(path: str | Path, recipe: str) -> None:
+        """Check that a new run may be written to a path.
+
+        Args:
+            path: a folder that does not exist, or is empty.
+            recipe: the resolved recipe as YAML, to say whose run is there already.
+
+        Raises:
+            RunDirectoryError: there is something.
+        """
+        path = Path(path)
+        try:
+            free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+        except OSError as error:
+            raise RunDirectoryError(_unwritable(path, error)) from error
+        if not free:
+            raise RunDirectoryError(_occupied(path, recipe))
+
+    @classmethod
+    def create(cls, path: str | Path, recipe: str) -> RunDirectory:
+        """Make the folder of a new run.
+
+        Raises:
+            RunDirectoryError: as `require_free`, or it cannot be written.
+        """
+        cls.require_free(path, recipe)
+        path = Path(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            _replace(path / _RECIPE, recipe.encode())
+        except OSError as error:
+            raise RunDirectoryError(_unwritable(path, error)) from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDirectory:
+        """Open the folder of an interrupted run.
+
+        Raises:
+            RunDirectoryError: it is no run directory, or that of a finished run.
+        """
+        path = Path(path)
+        if not (path / _RECIPE).is_file():
+            raise RunDirectoryError(
+                f"{path} is not a run directory: it has no {_RECIPE}; "
+                "`hre-torch train RECIPE --out DIR` makes one"
+            )
+        if (path / _SUMMARY).exists():
+            raise RunDirectoryError(
+                f"the run in {path} is finished, there is nothing to resume; "
+                f"`hre-torch report {path}` shows it"
+            )
+        return cls(path)
+
+    @property
+    def recipe_path(self) -> Path:
+        """The resolved recipe."""
+        return self.path / _RECIPE
+
+    @property
+    def weights_path(self) -> Path:
+        """The released weights."""
+        return self.path / _WEIGHTS
+
+    @property
+    def transcript_path(self) -> Path:
+        """What an audit re-checks."""
+        return self.path / TRANSCRIPT
+
+    @property
+    def tensorboard_path(self) -> Path:
+        """Where TensorBoard's scalars go."""
+        return self.path / _TENSORBOARD
+
+    def recipe(self) -> str:
+        """Return the resolved recipe as YAML.
+
+        Raises:
+            RunDirectoryError: it cannot be read.
+        """
+        return _read(self.recipe_path).decode(errors="replace")
+
+    def require(self, recipe: str) -> None:
+        """Check that this is the folder of a run of that resolved recipe.
+
+        Raises:
+            RunDirectoryError: it is of another one; the message shows what differs.
+        """
+        here = self.recipe()
+        if here != recipe:
+            raise RunDirectoryError(
+                f"{self.path} is the run of another recipe ({_difference(here, recipe)}"
+                "); leave the recipe out to resume it as it is, or start the other one "
+                "in a directory of its own"
+            )
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Append one record to `metrics.jsonl`; a listener.
+
+        Records are buffered; those of evaluations, and checkpoints, flush them.
+        """
+        if self._metrics is None:
+            self._metrics = self._metrics_path.open("ab")
+        self._metrics.write(msgspec.json.encode(record) + b"\n")
+        if record.get("event") not in ("push", "pull", "release"):
+            self._metrics.flush()
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is anything to resume from."""
+        return self._state_path.is_file()
+
+    def write_checkpoint(self, state: RunState) -> None:
+        """Replace the checkpoint by a new one.
+
+        Raises:
+            RunDirectoryError: it cannot be written.
+        """
+        if self._metrics is not None:
+            self._metrics.flush()
+            os.fsync(self._metrics.fileno())
+        checkpoint = Checkpoint(
+            format=FORMAT,
+            recipe=recipe_digest(self.recipe()),
+            metrics_bytes=_size(self._metrics_path),
+            transcript_bytes=_size(self.transcript_path),
+            state=state,
+        )
+        data = encode_checkpoint(checkpoint)
+        try:
+            self._state_path.parent.mkdir(mode=0o700, exist_ok=True)
+            _replace(self._state_path, data, mode=0o600)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"the checkpoint {self._state_path} cannot be written "
+                f"({error.strerror}); the one before is still there"
+            ) from error
+
+    def read_checkpoint(self) -> RunState:
+        """Return the newest state, and cut off the records that came after it.
+
+        Raises:
+            RunDirectoryError: there is none, it is damaged, or of another recipe.
+        """
+        if not self.has_checkpoint():
+            raise RunDirectoryError(
+                f"the run in {self.path} was interrupted before anything was saved; "
+                "delete the directory and start again"
+            )
+        checkpoint = decode_checkpoint(_read(self._state_path))
+        if checkpoint.recipe != recipe_digest(self.recipe()):
+            raise RunDirectoryError(
+                f"{self.recipe_path} is not the recipe that the checkpoint belongs to; "
+                "undo the change, or start the new recipe in a directory of its own"
+            )
+        _cut(self._metrics_path, checkpoint.metrics_bytes)
+        _cut(self.transcript_path, checkpoint.transcript_bytes)
+        return checkpoint.state
+
+    def finish(self, summary: Mapping[str, Any], weights: bytes) -> None:
+        """Write the weights and the summary, and delete the checkpoint with its keys.
+
+        Args:
+            summary: for `summary.json`.
+            weights: for `weights.safetensors`.
+        """
+        _replace(self.weights_path, weights)
+        text = msgspec.json.format(msgspec.json.encode(summary), indent=2)
+        _replace(self.path / _SUMMARY, text + b"\n")
+        shutil.rmtree(self._state_path.parent, ignore_errors=True)
+
+    def close(self) -> None:
+        """Close the records."""
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+
+    @property
+    def _metrics_path(self) -> Path:
+        return self.path / _METRICS
+
+    @property
+    def _state_path(self) -> Path:
+        return self.path / _CHECKPOINT / _STATE
+
+def _cut(path: Path, length: int) -> None:
+    """Drop what was appended to a file after its checkpoint."""
+    present = _size(path)
+    if present < length:
+        raise RunDirectoryError(
+            f"{path} has {present} bytes, but had {length} when the checkpoint was "
+            "written: it was changed, and the run cannot be resumed"
+        )
+    if present > length:
+        os.truncate(path, length)
+
+
+def _occupied(path: Path, recipe: str) -> str:
+    if not (path / _RECIPE).is_file():
+        return f"{path} is not empty; name a directory that does not exist yet"
+    if _read(path / _RECIPE).decode(errors="replace") != recipe:
+        return (
+            f"{path} holds the run of another recipe; name another directory for this "
+            "one"
+        )
+    if (path / _SUMMARY).exists():
+        return f"{path} holds a finished run of this recipe; name another directory"
+    return (
+        f"{path} holds an interrupted run of this recipe; go on with "
+        f"`hre-torch train --resume {path}`, or name another directory"
+    )
+
+
+def _unwritable(path: Path, error: OSError) -> str:
+    return (
+        f"the run directory {path} cannot be written ({error.strerror}); name one in a "
+        "folder that you may write to"
+    )
+
+
+def _difference(here: str, there: str) -> str:
+    old, new = here.splitlines(), there.splitlines()
+    for ours, theirs in zip(old, new, strict=False):
+        if ours != theirs:
+            return f"it has {ours.strip()!r}, not {theirs.strip()!r}"
+    return f"it has {len(old)} lines, not {len(new)}"
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RunDirectoryError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def _replace(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Replace a file in one step that survives a power cut."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        # Made anew, so that it has this mode from its first byte.
+        unfinished.unlink(missing_ok=True)
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

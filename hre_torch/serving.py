@@ -1,0 +1,116 @@
+"""Starts a server from its configuration; everything is checked before it listens."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from hre_torch.aggregators.services.assembly import data_service, key_transform
+from hre_torch.aggregators.services.logs import log_event, write_logs_to
+from hre_torch.aggregators.services.running import check_exposure, serve
+from hre_torch.errors import KeyFileError
+from hre_torch.identities import open_role
+from hre_torch.protocol.task import DATA_SERVICE, KEY_TRANSFORM, Secret, Task
+from hre_torch.protocol.workers import Workers
+from hre_torch.roster_file import profile_of, read_roster, task_of
+from hre_torch.service_config import DSPConfig, KTSConfig, load_config
+
+__all__ = ["serve_dsp", "serve_kts"]
+
+_PR_SET_PDEATHSIG: Final = 1
+
+AskPassphrase = Callable[[Path, Path | None], bytes]
+"""Given a key file and perhaps a file of its passphrase, returns the passphrase."""
+
+
+def serve_dsp(path: Path, ask: AskPassphrase) -> None:
+    """Serve a DSP until it is told to end.
+
+    Raises:
+        ConfigurationError, KeyFileError: something does not fit; nothing was served.
+        StoreError: the stored state is damaged.
+    """
+    config = load_config(path, DSPConfig)
+    task, secret = _opened(config, DATA_SERVICE, ask)
+    workers = _workers(config.workers)
+    service = data_service(
+        task,
+        secret,
+        kts_url=config.kts,
+        kts_ca=config.kts_ca,
+        folder=config.store,
+        workers=workers,
+        published=config.roster.read_bytes(),
+    )
+    _serve(service.app, config, task, workers)
+
+
+def serve_kts(path: Path, ask: AskPassphrase) -> None:
+    """Serve a KTS until it is told to end.
+
+    Raises:
+        ConfigurationError, KeyFileError: something does not fit; nothing was served.
+        StoreError: the stored state is damaged.
+    """
+    config = load_config(path, KTSConfig)
+    task, secret = _opened(config, KEY_TRANSFORM, ask)
+    workers = _workers(config.workers)
+    service = key_transform(task, secret, folder=config.store, workers=workers)
+    _serve(service.app, config, task, workers)
+
+
+def _opened(config: KTSConfig, role: str, ask: AskPassphrase) -> tuple[Task, Secret]:
+    file = read_roster(config.roster)
+    task = task_of(file, profile_of(file, config.roster.parent))
+    check_exposure(task.parameters, config.host)
+    secret = open_role(config.key, ask(config.key, config.passphrase_file))
+    if secret.name != role:
+        raise KeyFileError(
+            f"{config.key} is the key of {secret.name!r}, not the {role}"
+        )
+    if secret.signing.public != task.roster.card(role).signing_key:
+        raise KeyFileError(
+            f"{config.key} is not the key whose card the roster holds; use the key "
+            "file that was made with that card"
+        )
+    return task, secret
+
+
+def _serve(app: object, config: KTSConfig, task: Task, workers: Workers) -> None:
+    write_logs_to(sys.stderr)
+    # The pool forks here, where no other thread runs and all tables are made.
+    workers.start()
+    log_event("starting", task=task.cfg.hex()[:16], suite=task.config.suite)
+    try:
+        serve(
+            app,  # type: ignore[arg-type]
+            task.parameters,
+            host=config.host,
+            port=config.port,
+            certificate=config.certificate,
+            private_key=config.private_key,
+        )
+    finally:
+        workers.close()
+        log_event("ended")
+
+
+def _workers(count: int) -> Workers:
+    if count == 1 or "fork" not in multiprocessing.get_all_start_methods():
+        return Workers.processes(count)
+    context = multiprocessing.get_context("fork")
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_follow_parent)
+    return Workers(pool, count)
+
+
+def _follow_parent() -> None:
+    """Leave Ctrl-C to the parent, and end when it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,122 @@
+"""From a recipe to batches, servers and learners, fresh or where they stopped."""
+
+from __future__ import annotations
+
+from hre_torch.data import load_data
+from hre_torch.federation import Federation
+from hre_torch.images import Data
+from hre_torch.models import build_model
+from hre_torch.observer import Observer
+from hre_torch.partition import Batches, split_indices
+from hre_torch.recipes import Recipe
+from hre_torch.training.learner import Learner
+from hre_torch.training.phases import PhaseBook
+from hre_torch.training.state import RunState
+
+__all__ = [
+    "load_recipe_data",
+    "make_batches",
+    "make_federation",
+    "make_learners",
+    "steps_of",
+]
+
+
+def load_recipe_data(recipe: Recipe) -> Data:
+    """Return the data that a recipe names.
+
+    Raises:
+        DataError: it is missing; the message says which files go where.
+    """
+    return load_data(
+        recipe.data.name,
+        recipe.data.root,
+        train_size=recipe.data.train_size,
+        seed=recipe.train.seed,
+    )
+
+
+def make_batches(recipe: Recipe, data: Data) -> list[Batches]:
+    """Return every participant's batches.
+
+    Raises:
+        DataError: there are too few images for so many participants.
+    """
+    split = recipe.data.split
+    shares = split_indices(
+        data.train.labels.numpy(),
+        recipe.participants,
+        seed=recipe.train.seed,
+        dirichlet=None if split == "iid" else split.dirichlet,
+        batch_size=recipe.train.batch_size,
+    )
+    return [
+        Batches(
+            data.train,
+            share,
+            recipe.train.batch_size,
+            seed=recipe.train.seed,
+            participant=index,
+            augment=recipe.data.augment,
+        )
+        for index, share in enumerate(shares)
+    ]
+
+
+def steps_of(recipe: Recipe, batches: Batches) -> int:
+    """Return how many local steps one participant takes in the whole run."""
+    return max(1, round(recipe.train.epochs * len(batches)))
+
+
+def make_federation(
+    recipe: Recipe, observe: Observer, state: RunState | None
+) -> Federation:
+    """Return servers with everybody's keys, new or restored.
+
+    Raises:
+        ConfigurationError: the recipe's numbers do not fit together.
+    """
+    if state is not None:
+        return Federation.resume(
+            state.federation, workers=recipe.workers, observe=observe
+        )
+    model = build_model(recipe.model.name, recipe.train.seed, **recipe.model.options)
+    return Federation.local(
+        model,
+        participants=recipe.participants,
+        suite=recipe.suite,
+        profile=recipe.profile,
+        min_contributions=recipe.min_contributions,
+        assumed_colluders=recipe.assumed_colluders,
+        combine=recipe.combination,
+        max_additions=recipe.max_additions,
+        value_bits=recipe.value_bits,
+        fraction_bits=recipe.fraction_bits,
+        staleness_bound=recipe.staleness_bound,
+        buffers=recipe.buffers,
+        clip=recipe.train.clip,
+        workers=recipe.workers,
+        observe=observe,
+    )
+
+
+def make_learners(
+    recipe: Recipe,
+    federation: Federation,
+    batches: list[Batches],
+    book: PhaseBook,
+    state: RunState | None,
+) -> list[Learner]:
+    """Let everybody join, and return the learners in the order of the roster."""
+    return [
+        Learner(
+            recipe,
+            build_model(recipe.model.name, recipe.train.seed, **recipe.model.options),
+            federation.join(name),
+            share,
+            steps=steps_of(recipe, share),
+            observe=book.observer(name),
+            state=state.learners[name] if state else None,
+        )
+        for name, share in zip(federation.names, batches, strict=True)
+    ]

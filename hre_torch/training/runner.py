@@ -1,0 +1,269 @@
+"""Runs a recipe in one thread: everybody's steps in the order of simulated time.
+
+The order of steps, the batches and the initial weights are functions of the recipe, and
+suites only carry integers. So a run gives the same weights bit for bit whichever suite
+carries them, and whether or not it was interrupted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Final, Self
+
+import torch
+from torch import Tensor, nn
+
+from hre_torch.images import Data
+from hre_torch.protocol.messages import Release
+from hre_torch.recipes import Recipe
+from hre_torch.training.assembly import make_batches, make_federation, make_learners
+from hre_torch.training.evaluation import Score, evaluate, released_model
+from hre_torch.training.learner import Learner
+from hre_torch.training.phases import PhaseBook
+from hre_torch.training.schedule import Schedule, Turn
+from hre_torch.training.state import RunState
+
+__all__ = ["Listener", "Runner"]
+
+Listener = Callable[[Mapping[str, Any]], None]
+"""Told every record of `metrics.jsonl` as it happens."""
+
+_SERVERS: Final = "servers"
+# Steps of one participant differ by this much, as on a computer with other work.
+_JITTER: Final = 0.1
+# Seconds between two records of everybody's phases.
+_PHASES_EVERY: Final = 2.0
+
+
+class Runner:
+    """One run of a recipe; a context manager.
+
+    Each participant passes `train.epochs` times over its own images, then pushes what
+    is left and waits. At the end everybody pulls, so that all have the same released
+    weights.
+
+    Args:
+        recipe: what to run.
+        data: the recipe's data.
+        state: where an earlier run of the same recipe and data stopped.
+
+    Attributes:
+        listeners: told every record.
+        federation: servers and sessions.
+        learners: the participants in order.
+        total_steps: local steps of all participants in the whole run.
+        global_step: those that were made.
+        book: how long everybody's phases took.
+        score: the newest evaluation of released weights; None before the first.
+
+    Raises:
+        ConfigurationError: the recipe's settings do not fit together, or to the data.
+    """
+
+    def __init__(
+        self, recipe: Recipe, data: Data, *, state: RunState | None = None
+    ) -> None:
+        self.recipe = recipe
+        self.listeners: list[Listener] = []
+        self.book = PhaseBook(state.phases if state else None)
+        self._test = data.test
+        batches = make_batches(recipe, data)
+        self._steps_per_epoch = sum(len(share) for share in batches)
+        self.federation = make_federation(recipe, self.book.observer(_SERVERS), state)
+        self.learners = make_learners(
+            recipe, self.federation, batches, self.book, state
+        )
+        self.federation.start_workers()
+        self.federation.servers.on_release.append(self._tell_release)
+        self._schedule = Schedule(
+            recipe.train.speeds or [1.0] * recipe.participants,
+            [learner.steps for learner in self.learners],
+            jitter=_JITTER,
+            seed=recipe.train.seed,
+            state=state.schedule if state else None,
+        )
+        self.total_steps = sum(learner.steps for learner in self.learners)
+        self.global_step = state.global_step if state else 0
+        self._evaluations = state.evaluations if state else 0
+        self._seconds_before = state.seconds if state else 0.0
+        seeded = torch.Generator().manual_seed(recipe.train.seed)
+        self._random_state = state.random_state if state else seeded.get_state()
+        self._observe_evaluation = self.book.observer("evaluation")
+        self.score: Score | None = None
+        self._started: float | None = None
+        self._phases_at = self._seconds_before
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time spent training, set-up and interruptions aside."""
+        if self._started is None:
+            return self._seconds_before
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def steps(self) -> Iterator[None]:
+        """Run to the end, with a pause after every local step of anybody.
+
+        In a pause `state` may be taken, and a run that is left there can be resumed.
+        Torch's number of threads and its random state are the run's until the end.
+        """
+        self._started = time.perf_counter()
+        with _torch_settings(self.recipe.train.threads, self._random_state):
+            for turn in self._schedule:
+                self._take(turn)
+                yield
+            self._finish()
+
+    def state(self) -> RunState:
+        """Return what a resumed run needs; to be called in a pause."""
+        running = self._started is not None
+        return RunState(
+            federation=self.federation.state(),
+            schedule=self._schedule.state(),
+            learners={learner.name: learner.state() for learner in self.learners},
+            evaluations=self._evaluations,
+            seconds=self.seconds,
+            phases=self.book.totals,
+            random_state=torch.get_rng_state() if running else self._random_state,
+        )
+
+    def released_model(self) -> nn.Module:
+        """Return a model with the newest released weights that a participant knows."""
+        newest = max(self.learners, key=lambda learner: learner.session.version)
+        return released_model(newest.model, newest.session, self.recipe.buffers)
+
+    def totals(self) -> dict[str, int]:
+        """Return what all participants did together."""
+        statistics = [learner.session.statistics for learner in self.learners]
+        progress = [learner.optimizer.progress for learner in self.learners]
+        return {
+            "pushes": sum(s.pushes for s in statistics),
+            "pulls": sum(s.pulls for s in statistics),
+            "releases": self.federation.servers.version,
+            "rejected": max(s.rejected for s in statistics),
+            "expired": sum(s.expired for s in statistics),
+            "held_back": sum(p.held_back for p in progress),
+            "skipped_steps": sum(p.skipped_steps for p in progress),
+            "bytes_up": sum(s.bytes_up for s in statistics),
+            "bytes_down": sum(s.bytes_down for s in statistics),
+        }
+
+    def close(self) -> None:
+        """End sessions and worker processes."""
+        self.federation.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _take(self, turn: Turn) -> None:
+        learner = self.learners[turn.participant]
+        self.global_step += 1
+        with self._exchanges_of(learner):
+            learner.step(turn.step)
+            if turn.step + 1 == learner.steps:
+                learner.flush()
+        due = self.recipe.train.evaluate_every * self._steps_per_epoch
+        reached = int(self.global_step / due)
+        if reached > self._evaluations and self.global_step < self.total_steps:
+            self._evaluations = reached
+            self._evaluate()
+        if self.seconds - self._phases_at >= _PHASES_EVERY:
+            self._tell_phases()
+
+    def _finish(self) -> None:
+        # Whoever finished early, or was held back, pushes and learns the rest only now.
+        for learner in self.learners:
+            with self._exchanges_of(learner):
+                learner.flush()
+        for learner in self.learners:
+            with self._exchanges_of(learner):
+                learner.pull()
+        self._evaluate()
+        self._tell_phases()
+
+    def _evaluate(self) -> None:
+        with self._observe_evaluation("evaluate"):
+            score = self.score = evaluate(self.released_model(), self._test)
+        totals = self.totals()
+        self._tell(
+            "evaluation",
+            epoch=self.global_step / self._steps_per_epoch,
+            version=max(learner.session.version for learner in self.learners),
+            accuracy=score.accuracy,
+            loss=score.loss,
+            bytes_up=totals["bytes_up"],
+            bytes_down=totals["bytes_down"],
+        )
+
+    def _tell(self, event: str, **fields: Any) -> None:
+        record = {
+            "event": event,
+            "global_step": self.global_step,
+            "simulated_time": self._schedule.time,
+            "seconds": self.seconds,
+            **fields,
+        }
+        for listener in self.listeners:
+            listener(record)
+
+    @contextmanager
+    def _exchanges_of(self, learner: Learner) -> Iterator[None]:
+        session, statistics = learner.session, learner.session.statistics
+        pushes, pulls = statistics.pushes, statistics.pulls
+        releases = statistics.releases
+        yield
+        if (statistics.pushes, statistics.pulls) == (pushes, pulls):
+            return
+        fields = {
+            "participant": learner.name,
+            "local_step": learner.optimizer.progress.local_steps,
+            "version": session.version,
+            "staleness": session.staleness,
+            "pending": session.pending,
+            "bytes_up": statistics.bytes_up,
+            "bytes_down": statistics.bytes_down,
+        }
+        if statistics.pushes > pushes:
+            self._tell("push", loss=learner.take_loss(), **fields)
+        if statistics.pulls > pulls:
+            self._tell("pull", releases=statistics.releases - releases, **fields)
+
+    def _tell_release(self, release: Release) -> None:
+        servers = self.federation.servers
+        bases = [servers.base_version(item.digest) for item in release.uploads]
+        self._tell(
+            "release",
+            version=release.version,
+            contributions=len(release.uploads),
+            contributors=sorted({item.name for item in release.uploads}),
+            staleness=[release.version - 1 - base for base in bases],
+        )
+
+    def _tell_phases(self) -> None:
+        self._phases_at = self.seconds
+        for learner in self.learners:
+            phases = self.book.milliseconds(learner.name)
+            self._tell("phases", participant=learner.name, phases=phases)
+        self._tell("phases", phases=self.book.milliseconds(_SERVERS))
+
+
+@contextmanager
+def _torch_settings(threads: int, random_state: Tensor) -> Iterator[None]:
+    before = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        torch.set_num_threads(threads)
+        torch.set_rng_state(random_state)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)

@@ -1,0 +1,165 @@
+"""A site: a folder with everybody's keys, a signed roster, and servers to start."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+from hre_torch.aggregators.http import RetryPolicy
+from hre_torch.connection import connect, write_weights
+from hre_torch.identities import make_operator, make_role, open_operator
+from hre_torch.protocol.task import TaskConfig, state_digest
+from hre_torch.roster_file import (
+    RosterFile,
+    add_card,
+    profile_of,
+    roster_of,
+    sign_roster,
+    write_roster,
+)
+
+HASTY = RetryPolicy(attempts=3, first_pause=0.01, longest_pause=0.05, timeout=10)
+
+
+@dataclass
+class Site:
+    """A folder with everybody's files, and servers that can be started from it."""
+
+    folder: Path
+    processes: dict[str, subprocess.Popen] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
+
+    def url(self, role: str) -> str:
+        return f"http://127.0.0.1:{self.ports[role]}"
+
+    def start(self, *roles: str) -> None:
+        """Start servers where they were before, and wait until they answer."""
+        for role in roles:
+            self._start(role)
+        for role in roles:
+            self._wait(role, "/healthz")
+
+    def _start(self, role: str) -> None:
+        code = (
+            "import sys; from pathlib import Path; from hre_torch import serving;"
+            f"serving.serve_{role}(Path(sys.argv[1]), lambda key, file: b'secret')"
+        )
+        log = (self.folder / f"{role}.log").open("a")
+        self.processes[role] = subprocess.Popen(
+            [sys.executable, "-c", code, str(self.folder / f"{role}.yaml")],
+            stderr=log,
+            stdout=log,
+        )
+        log.close()
+
+    def wait_ready(self, role: str = "dsp") -> None:
+        self._wait(role, "/readyz")
+
+    def stop(self, role: str, signal: int = 15) -> int:
+        """Send a signal and return the exit status."""
+        process = self.processes.pop(role)
+        process.send_signal(signal)
+        return process.wait(20)
+
+    def log(self, role: str) -> list[dict]:
+        lines = (self.folder / f"{role}.log").read_text().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def connect(self, name: str, **options):
+        options = {"background": False, "policy": HASTY} | options
+        return connect(
+            self.url("dsp"),
+            key_file=self.folder / f"{name}.key",
+            roster=self.folder / "roster.json",
+            passphrase="secret",
+            **options,
+        )
+
+    def _wait(self, role: str, route: str) -> None:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            assert self.processes[role].poll() is None, self.log(role)
+            try:
+                if httpx.get(self.url(role) + route).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.05)
+        raise AssertionError(f"{role} is not up: {self.log(role)}")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def furnish(
+    folder: Path,
+    suite: str,
+    names=("p0", "p1", "p2"),
+    profile: str = "rsa2048",
+    **numbers,
+) -> Site:
+    """Make keys, a signed roster, initial weights and configurations."""
+    secrets = {"suite": suite, "profile": profile, "passphrase": b"secret"}
+    cards = [
+        make_operator(
+            key=folder / "operator.key",
+            card=folder / "operator.card",
+            passphrase=b"secret",
+        )
+    ]
+    for role, name in [
+        ("dsp", "dsp"),
+        ("kts", "kts"),
+        *(("participant", name) for name in names),
+    ]:
+        key, card = folder / f"{name}.key", folder / f"{name}.card"
+        cards.append(make_role(role, name, key=key, card=card, **secrets))
+    file = RosterFile()
+    for card in cards:
+        file = add_card(file, card)
+    parameters = profile_of(file, folder)
+    roster = roster_of(file, parameters)
+    initial = np.arange(62, dtype=np.int64)
+    write_weights(folder / "initial.npy", initial)
+    numbers = {
+        "max_additions": 64,
+        "min_contributions": 3,
+        "combine": "sum",
+        "pending_limit": 16,
+        "assumed_colluders": 1,
+    } | numbers
+    task = TaskConfig(
+        suite=suite,
+        profile=profile,
+        parameters_digest=parameters.digest,
+        n_params=62,
+        layout_digest=bytes(32),
+        initial_digest=state_digest(initial),
+        roster_digest=roster.digest(),
+        **numbers,
+    )
+    operator = open_operator(folder / "operator.key", b"secret")
+    write_roster(folder / "roster.json", sign_roster(file, task, operator, parameters))
+    site = Site(folder, ports={"dsp": free_port(), "kts": free_port()})
+    for role in ("dsp", "kts"):
+        lines = [
+            "roster: roster.json",
+            f"key: {role}.key",
+            f"store: {role}-store",
+            f"port: {site.ports[role]}",
+            "workers: 1",
+        ]
+        if role == "dsp":
+            lines.append(f"kts: {site.url('kts')}")
+        (folder / f"{role}.yaml").write_text("\n".join(lines) + "\n")
+    return site

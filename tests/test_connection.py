@@ -1,0 +1,261 @@
+"""`connect`: the same session against real servers, from the first day or later."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+
+from hre_torch.aggregators.http import BackgroundSession
+from hre_torch.aggregators.http.snapshots import seal_snapshot
+from hre_torch.aggregators.services import relay, running
+from hre_torch.aggregators.services.assembly import data_service, key_transform
+from hre_torch.connection import ConnectedSession, connect, read_weights, write_weights
+from hre_torch.crypto import keyfiles
+from hre_torch.errors import (
+    AggregatorError,
+    KeyFileError,
+    LayoutError,
+    TaskError,
+    WrongTaskError,
+)
+from hre_torch.identities import open_role
+from hre_torch.protocol.task import state_digest
+from hre_torch.roster_file import profile_of, read_roster, task_of
+from tests.sites import Site, furnish
+
+SUITES = ["plain", "hybrid"]
+NAMES = ("p0", "p1", "p2", "p3")
+
+
+class HostedSite(Site):
+    """A site whose servers run in this process."""
+
+    names = NAMES
+
+    @property
+    def initial(self):
+        return self.folder / "initial.npy"
+
+    def connect(self, name, **options):
+        session = super().connect(name, **options)
+        self.cleanup.callback(session.close)
+        return session
+
+
+@pytest.fixture
+def make_hosted_site(tmp_path, monkeypatch):
+    """Make a toy site and host its servers: `make_hosted_site(suite)`."""
+    monkeypatch.setattr(running, "check_exposure", lambda parameters, host: None)
+    monkeypatch.setattr(keyfiles, "_SCRYPT_N", 2)
+    with ExitStack() as cleanup:
+
+        def make(suite):
+            folder = tmp_path / f"site{len(list(tmp_path.iterdir()))}"
+            folder.mkdir()
+            furnish(folder, suite, NAMES, profile="toy-insecure")
+            site = HostedSite(folder)
+            site.cleanup = cleanup
+            file = read_roster(folder / "roster.json")
+            task = task_of(file, profile_of(file, folder))
+            kts = key_transform(task, open_role(folder / "kts.key", b"secret"))
+            url = cleanup.enter_context(running.hosted(kts.app, task.parameters))
+            site.dsp = data_service(
+                task,
+                open_role(folder / "dsp.key", b"secret"),
+                kts_url=url,
+                published=(folder / "roster.json").read_bytes(),
+            )
+            url = cleanup.enter_context(running.hosted(site.dsp.app, task.parameters))
+            site.ports["dsp"] = int(url.split(":")[-1])
+            return site
+
+        yield make
+
+
+def same(fill: int) -> np.ndarray:
+    return np.full(62, fill, dtype=np.int32)
+
+
+def one_round(sessions, fill=1):
+    for session in sessions:
+        session.push(same(fill))
+    return [session.pull() for session in sessions]
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_sessions_start_from_files_and_open_what_all_pushed(make_hosted_site, suite):
+    site = make_hosted_site(suite)
+    sessions = [site.connect(name, initial=site.initial) for name in site.names[:3]]
+    for (release,) in one_round(sessions, fill=5):
+        assert (release.values == 15).all()
+
+
+def test_the_session_sends_and_fetches_in_the_background_by_default(make_hosted_site):
+    site = make_hosted_site("plain")
+    session = site.connect("p0", initial=site.initial, background=True)
+    assert isinstance(session, ConnectedSession)
+    assert isinstance(session, BackgroundSession)
+    session.push(same(1))
+    session.catch_up()
+    assert session.statistics.pushes == 1
+
+
+def test_a_wrong_passphrase_is_said_before_anything_is_sent(make_hosted_site):
+    site = make_hosted_site("plain")
+    with pytest.raises(KeyFileError, match="does not open"):
+        connect(
+            "http://127.0.0.1:9",
+            key_file=site.folder / "p0.key",
+            roster=site.folder / "roster.json",
+            passphrase="wrong",
+        )
+
+
+def test_a_servers_key_joins_as_nobody(make_hosted_site):
+    site = make_hosted_site("plain")
+    with pytest.raises(TaskError, match="not a participant"):
+        site.connect("dsp", initial=site.initial)
+
+
+def test_a_dsp_of_another_task_is_recognised_before_anything_is_sent(make_hosted_site):
+    site, other = make_hosted_site("plain"), make_hosted_site("plain")
+    site.ports = other.ports
+    with pytest.raises(WrongTaskError, match="another task"):
+        site.connect("p0", initial=site.initial)
+
+
+def test_a_task_that_has_not_begun_needs_its_initial_weights(make_hosted_site):
+    site = make_hosted_site("plain")
+    with pytest.raises(LayoutError, match="give the initial weights"):
+        site.connect("p0")
+
+
+def test_weights_that_the_task_does_not_start_from_are_refused(make_hosted_site):
+    site = make_hosted_site("plain")
+    write_weights(site.folder / "other.npy", np.zeros(62, dtype=np.int64))
+    with pytest.raises(LayoutError, match="hash"):
+        site.connect("p0", initial=site.folder / "other.npy")
+
+
+def test_weights_survive_their_file(tmp_path):
+    weights = np.arange(-5, 57, dtype=np.int64)
+    write_weights(tmp_path / "w.npy", weights)
+    assert (read_weights(tmp_path / "w.npy") == weights).all()
+    (tmp_path / "w.npy").write_bytes(b"nothing")
+    with pytest.raises(LayoutError, match="holds no weights"):
+        read_weights(tmp_path / "w.npy")
+
+
+class Helpers:
+    """Three participants that train all the while; a context manager."""
+
+    def __init__(self, site, names):
+        self.sessions = [
+            site.connect(name, initial=site.initial, background=True) for name in names
+        ]
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._train)
+
+    def _train(self):
+        while not self._ended.is_set():
+            for session in self.sessions:
+                session.push(same(1))
+                session.catch_up()
+            for session in self.sessions:
+                session.catch_up()
+            time.sleep(0.1)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._ended.set()
+        self._thread.join()
+        for session in self.sessions:
+            session.catch_up()
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_who_comes_late_gets_the_weights_sealed_by_another(make_hosted_site, suite):
+    site = make_hosted_site(suite)
+    with Helpers(site, site.names[:3]) as others:
+        deadline = time.monotonic() + 20
+        while others.sessions[0].version < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        late = site.connect("p3", patience=30)
+    assert late.version >= 2
+    late.pull()
+    assert late.version == others.sessions[0].version
+    assert (late.released() == others.sessions[0].released()).all()
+    before = late.version
+    one_round([late, *others.sessions[:2]])
+    for session in (*others.sessions, others.sessions[0]):
+        session.catch_up()
+    late.pull()
+    assert late.version == others.sessions[0].version > before
+    assert (late.released() == others.sessions[0].released()).all()
+    assert late.pending == 0
+
+
+def test_nobody_there_to_help_is_said(make_hosted_site):
+    site = make_hosted_site("plain")
+    one_round([site.connect(name, initial=site.initial) for name in site.names[:3]])
+    with pytest.raises(AggregatorError, match="nobody answered"):
+        site.connect("p3", patience=0.5)
+
+
+def test_weights_for_which_one_participant_alone_vouches_are_not_believed(
+    make_hosted_site,
+):
+    site = make_hosted_site("plain")
+    sessions = [site.connect(name, initial=site.initial) for name in site.names[:3]]
+    one_round(sessions)
+    liar = sessions[0]
+    liar._released += 1
+    liar._digest = state_digest(liar._released)
+    heard = []
+
+    def lie(self, message, request):
+        heard.append(request)
+        self._asked[request.header.sender] = asked = relay._Asked(
+            message, request.digest
+        )
+        asked.snapshot = seal_snapshot(liar, liar._participant._secret, message)
+        asked.version = liar.version
+
+    site.dsp._relay.ask = lie.__get__(site.dsp._relay)
+    with pytest.raises(AggregatorError, match="1 identities vouch"):
+        site.connect("p3", patience=0.5)
+    assert heard
+
+
+def test_after_a_crash_that_took_its_memory_a_participant_goes_on(make_hosted_site):
+    site = make_hosted_site("hybrid")
+    crashed = site.connect("p0", initial=site.initial)
+    crashed.push(same(7))
+    crashed.close()
+    again = site.connect("p0", initial=site.initial)
+    assert again.pending == 0
+    assert again.push(same(2)) == 1
+    others = [site.connect(name, initial=site.initial) for name in ("p1", "p2")]
+    one_round(others, fill=1)
+    (release,) = again.pull()
+    assert (release.values == 7 + 2 + 1 + 1).all()
+    assert again.pending == 0
+
+
+def test_a_saved_state_goes_on_where_it_stopped(make_hosted_site):
+    site = make_hosted_site("plain")
+    sessions = [site.connect(name, initial=site.initial) for name in site.names[:3]]
+    one_round(sessions)
+    sessions[0].push(same(3))
+    state = sessions[0].state()
+    resumed = site.connect("p0", state=state)
+    assert (resumed.version, resumed.pending) == (1, 1)
+    assert (resumed.weights() == sessions[0].weights()).all()
