@@ -21,6 +21,8 @@ from hre_torch.report.theme import LIGHT, SIZES, dress, marker, new_figure, png,
 
 __all__ = ["draw"]
 
+_COLOURS: Final = (*LIGHT.colours, LIGHT.ink, "#8c510a", "#7b3294", LIGHT.muted)
+"""The report's, and more: there are more systems than runs in a report."""
 _FOOT_COLUMNS: Final = 150
 _BAR: Final = 0.8
 """Of the room between two groups of bars."""
@@ -74,7 +76,7 @@ def _exchange(records: Sequence[Record]) -> Figure | None:
             axes.plot(
                 [r.values for r in rows],
                 [1e3 * r.seconds for r in rows],
-                color=LIGHT.colour(index),
+                color=_COLOURS[index % len(_COLOURS)],
                 marker=marker(index)[0],
                 # A sample that was scaled up is no measurement: its mark is hollow.
                 markerfacecolor="none" if any(r.sampled for r in rows) else None,
@@ -169,7 +171,7 @@ def _grouped(
             [row + offset for row in range(len(rows))],
             lengths,
             height=width,
-            color=LIGHT.colour(index),
+            color=_COLOURS[index % len(_COLOURS)],
             label=name,
         )
         _label(axes, bars, lengths)

@@ -22,6 +22,7 @@ PRESETS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             "suites": "hybrid,plain",
             "peers": "hybrid-words,tenseal,secagg,phong-lwe",
             "values": _SIZES,
+            "max_values": "phong-lwe=1000000",
             "train": _COURSES,
             "budget": "25",
         },
@@ -37,7 +38,9 @@ PRESETS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             "suites": "hybrid,gated,paper,phong,plain",
             "peers": "hybrid-words,tenseal,secagg,phong-lwe,phe",
             "values": _SIZES,
-            "max_values": "gated=109386,paper=109386,phong=109386,phe=109386",
+            "max_values": (
+                "gated=109386,paper=109386,phong=109386,phe=109386,phong-lwe=1000000"
+            ),
             "train": _COURSES,
             "budget": "25",
         },

@@ -22,8 +22,9 @@ import msgspec
 from hre_torch.crypto.modulus import load_profile
 from hre_torch.errors import HREError, MessageError, RunDirectoryError
 from hre_torch.protocol.ciphers import Body
+from hre_torch.protocol.entries import Entry, chain_after
 from hre_torch.protocol.envelope import Envelope, decode, kind_of, parse_header
-from hre_torch.protocol.ledger import Entry, Ledger, chain_after
+from hre_torch.protocol.ledger import Ledger
 from hre_torch.protocol.messages import (
     Deposit,
     Receipt,

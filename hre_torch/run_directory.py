@@ -2,6 +2,7 @@
 
     recipe.yaml           the resolved recipe
     metrics.jsonl         one record per line, as they happened
+    transcript.bin        every message of the servers, for an audit
     checkpoint/           what resuming needs, private; removed when the run is finished
     weights.safetensors   the released weights under the module's own names
     summary.json          written last: a directory that has it is finished
@@ -31,6 +32,7 @@ from hre_torch.checkpoint import (
     recipe_digest,
 )
 from hre_torch.errors import RunDirectoryError
+from hre_torch.training.files import cut_file, file_size, read_file, replace_file
 from hre_torch.training.state import RunState
 
 __all__ = ["RunDirectory"]
@@ -85,7 +87,7 @@ class RunDirectory:
         path = Path(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            _replace(path / _RECIPE, recipe.encode())
+            replace_file(path / _RECIPE, recipe.encode())
         except OSError as error:
             raise RunDirectoryError(_unwritable(path, error)) from error
         return cls(path)
@@ -136,7 +138,7 @@ class RunDirectory:
         Raises:
             RunDirectoryError: it cannot be read.
         """
-        return _read(self.recipe_path).decode(errors="replace")
+        return read_file(self.recipe_path).decode(errors="replace")
 
     def require(self, recipe: str) -> None:
         """Check that this is the folder of a run of that resolved recipe.
@@ -179,14 +181,14 @@ class RunDirectory:
         checkpoint = Checkpoint(
             format=FORMAT,
             recipe=recipe_digest(self.recipe()),
-            metrics_bytes=_size(self._metrics_path),
-            transcript_bytes=_size(self.transcript_path),
+            metrics_bytes=file_size(self._metrics_path),
+            transcript_bytes=file_size(self.transcript_path),
             state=state,
         )
         data = encode_checkpoint(checkpoint)
         try:
             self._state_path.parent.mkdir(mode=0o700, exist_ok=True)
-            _replace(self._state_path, data, mode=0o600)
+            replace_file(self._state_path, data, mode=0o600)
         except OSError as error:
             raise RunDirectoryError(
                 f"the checkpoint {self._state_path} cannot be written "
@@ -204,14 +206,14 @@ class RunDirectory:
                 f"the run in {self.path} was interrupted before anything was saved; "
                 "delete the directory and start again"
             )
-        checkpoint = decode_checkpoint(_read(self._state_path))
+        checkpoint = decode_checkpoint(read_file(self._state_path))
         if checkpoint.recipe != recipe_digest(self.recipe()):
             raise RunDirectoryError(
                 f"{self.recipe_path} is not the recipe that the checkpoint belongs to; "
                 "undo the change, or start the new recipe in a directory of its own"
             )
-        _cut(self._metrics_path, checkpoint.metrics_bytes)
-        _cut(self.transcript_path, checkpoint.transcript_bytes)
+        cut_file(self._metrics_path, checkpoint.metrics_bytes)
+        cut_file(self.transcript_path, checkpoint.transcript_bytes)
         return checkpoint.state
 
     def finish(self, summary: Mapping[str, Any], weights: bytes) -> None:
@@ -221,9 +223,9 @@ class RunDirectory:
             summary: for `summary.json`.
             weights: for `weights.safetensors`.
         """
-        _replace(self.weights_path, weights)
+        replace_file(self.weights_path, weights)
         text = msgspec.json.format(msgspec.json.encode(summary), indent=2)
-        _replace(self.path / _SUMMARY, text + b"\n")
+        replace_file(self.path / _SUMMARY, text + b"\n")
         shutil.rmtree(self._state_path.parent, ignore_errors=True)
 
     def close(self) -> None:
@@ -240,22 +242,11 @@ class RunDirectory:
     def _state_path(self) -> Path:
         return self.path / _CHECKPOINT / _STATE
 
-def _cut(path: Path, length: int) -> None:
-    """Drop what was appended to a file after its checkpoint."""
-    present = _size(path)
-    if present < length:
-        raise RunDirectoryError(
-            f"{path} has {present} bytes, but had {length} when the checkpoint was "
-            "written: it was changed, and the run cannot be resumed"
-        )
-    if present > length:
-        os.truncate(path, length)
-
 
 def _occupied(path: Path, recipe: str) -> str:
     if not (path / _RECIPE).is_file():
         return f"{path} is not empty; name a directory that does not exist yet"
-    if _read(path / _RECIPE).decode(errors="replace") != recipe:
+    if read_file(path / _RECIPE).decode(errors="replace") != recipe:
         return (
             f"{path} holds the run of another recipe; name another directory for this "
             "one"
@@ -281,36 +272,3 @@ def _difference(here: str, there: str) -> str:
         if ours != theirs:
             return f"it has {ours.strip()!r}, not {theirs.strip()!r}"
     return f"it has {len(old)} lines, not {len(new)}"
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise RunDirectoryError(f"{path} cannot be read ({error.strerror})") from error
-
-
-def _replace(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Replace a file in one step that survives a power cut."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        # Made anew, so that it has this mode from its first byte.
-        unfinished.unlink(missing_ok=True)
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

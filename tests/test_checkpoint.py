@@ -170,7 +170,15 @@ def document(tmp_path_factory):
         for place, _ in enumerate(runner.steps()):
             if place == 60:
                 break
-        return encode_checkpoint(Checkpoint(1, b"digest", 12, runner.state()))
+        return encode_checkpoint(
+            Checkpoint(
+                format=1,
+                recipe=b"digest",
+                metrics_bytes=12,
+                transcript_bytes=0,
+                state=runner.state(),
+            )
+        )
 
 
 def test_a_checkpoint_round_trips(document):

@@ -53,6 +53,7 @@ def test_train_writes_a_run_directory(hre, toy_recipe, tmp_path):
         "recipe.yaml",
         "metrics.jsonl",
         "summary.json",
+        "transcript.bin",
         "weights.safetensors",
     }
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

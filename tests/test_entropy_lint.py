@@ -23,6 +23,7 @@ SEEDED = {
     "encoding/fixed_point.py": "stochastic rounding of values that are sealed later",
     "models.py": "a model's first weights, which everybody knows",
     "partition.py": "who owns which pictures, their order and augmentation",
+    "training/runner.py": "torch's stream during a run, from which dropout draws",
     "training/schedule.py": "simulated speeds of participants",
 }
 """Files that draw from seeded generators, and the non-secret that each one draws."""

@@ -7,7 +7,6 @@ import stat
 
 import pytest
 
-from hre_torch import run_directory
 from hre_torch.data import load_data
 from hre_torch.errors import RunDirectoryError
 from hre_torch.recipes import load_recipe
@@ -163,7 +162,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_directory.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(RunDirectoryError, match="No space left"):
         directory.write_checkpoint(state)
     folder = directory.path / "checkpoint"

@@ -1,9 +1,10 @@
-"""Attacks A1 to A12: small programs that use only what their attacker may know.
+"""Attacks A1 to A13: small programs that use only what their attacker may know.
 
 Each succeeds on a suite, or on a weakened variant of one, that is open to it, and fails
-on `gated`, where honest roles refuse it with a typed error or leave it with noise; its
-`explanation` says where that is not so. `run_attack` plays one, `hre-torch attack all`
-plays them all. Everything happens in this process, on keys made for the occasion.
+on `gated` and `hybrid`, where honest roles refuse it with a typed error or leave it
+with noise; its `explanation` says where that is not so. `run_attack` plays one,
+`hre-torch attack all` plays them all. Everything happens in this process, on keys made
+for the occasion.
 """
 
 from __future__ import annotations

@@ -13,11 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from hre_torch.attacks.algebra import invert_block, lanes_of, look, unmask
 from hre_torch.attacks.forgery import Draft
 from hre_torch.attacks.result import Attack, Outcome, Refusals, Target
 from hre_torch.attacks.scene import CAST, Scene
-from hre_torch.attacks.words import decode_words
+from hre_torch.attacks.words import decode_words, plain_words
 from hre_torch.crypto.encryption import add
 from hre_torch.protocol.envelope import Envelope
 from hre_torch.protocol.messages import Download, Upload
@@ -52,23 +54,42 @@ class View:
 def cancelled_upload(view: View, refusals: Refusals) -> tuple[int, ...] | None:
     """Return alice's update; None if no door lets the inverse in."""
     lanes = lanes_of(view.task)
-    parameters = lanes.parameters
-    theirs = lanes.layout.ciphertexts(view.cancelled.parts[:2], what="an upload")
-    draft = Draft.of_zeros(view.task, _COUNT)
-    draft.blocks = [
-        add(own, invert_block(block, parameters), parameters)
-        for own, block in zip(draft.blocks, theirs, strict=True)
-    ]
-    if draft.words is not None:
-        draft.words -= decode_words(view.cancelled.parts)
-    forged = draft.seal(view.mallory)
-    for door in view.doors:
+    attempts = [(door, _cancelling_all(view)) for door in view.doors]
+    if view.task.config.suite == "hybrid":
+        attempts.append((view.doors[0], _cancelling_words(view)))
+    for door, draft in attempts:
         with refusals:
-            door(forged)
-            k = decode_exponents(view.mallory.material, parameters).reveal()
+            door(draft.seal(view.mallory))
+            k = decode_exponents(view.mallory.material, lanes.parameters).reveal()
             parts = view.download().parts
             return look(unmask(parts, lanes, k), lanes, len(CAST), parts)
     return None
+
+
+def _cancelling_all(view: View) -> Draft:
+    """Return what cancels bob's upload, if only somebody takes it."""
+    draft = Draft.of_zeros(view.task, _COUNT)
+    lanes, theirs = draft.lanes, view.cancelled.parts
+    draft.blocks = [
+        add(own, invert_block(block, lanes.parameters), lanes.parameters)
+        for own, block in zip(
+            draft.blocks,
+            lanes.layout.ciphertexts(theirs[:2], what="an upload"),
+            strict=True,
+        )
+    ]
+    if draft.words.size:
+        draft.words -= decode_words(theirs)
+    return draft
+
+
+def _cancelling_words(view: View) -> Draft:
+    """Return what cancels bob's words only, for which a proof can be made."""
+    draft = Draft.of_zeros(view.task)
+    nothing = np.zeros(view.task.config.n_values, dtype=np.int64)
+    more = plain_words(nothing, _COUNT - 1, view.task)
+    draft.words += more - decode_words(view.cancelled.parts)
+    return draft
 
 
 def _run(target: Target, seed: int, profile: str) -> Outcome:

@@ -18,19 +18,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from hre_torch.attacks.forgery import Draft
 from hre_torch.attacks.result import Attack, Outcome, Refusals, Target
-from hre_torch.attacks.scene import CAST, Scene
+from hre_torch.attacks.scene import Scene
 from hre_torch.attacks.words import (
     Words,
     bare,
     decode_words,
     encode_words,
     plain_words,
-    ring_of,
 )
 from hre_torch.crypto.negacyclic import RING_DIMENSION
 from hre_torch.crypto.ring_parameters import VALUES_PER_BLOCK
@@ -73,7 +73,7 @@ def change_words(view: View, refusals: Refusals) -> None:
     shift[0] = _FORGED
     words = decode_words(theirs.parts) + plain_words(shift, 0, view.task)
     parts = (*theirs.parts[:-1], encode_words(words))
-    own = replace_sender(theirs.header, view.mallory.name)
+    own = msgspec.structs.replace(theirs.header, sender=view.mallory.name)
     for forged in (
         replace(theirs, parts=parts),
         seal(own, view.mallory.signing, parts, prove=lambda _: theirs.proof),
@@ -90,3 +90,136 @@ def spoil_words(view: View, refusals: Refusals) -> None:
     draft.words = decode_words(theirs.parts)
     with refusals:
         view.door(draft.seal(view.mallory))
+
+
+def _two_uploads(target: Target, seed: int, profile: str) -> Outcome:
+    """Play reused secrets: both uploads are alice's, or one is bob's."""
+    scene = Scene(target.suite, seed, profile)
+    names = ("alice", "bob" if target.scenario == "shared secret" else "alice")
+    updates = [scene.contribute(name)[name] for name in names]
+    tapped = [
+        decode_words(scene.heard(f"{name}->dsp", Upload)[index].parts)
+        for name, index in zip(names, (0, names.count("alice") - 1), strict=True)
+    ]
+    got = difference(tapped[0], tapped[1], scene.task.config.n_values)
+    return Outcome.of(got, updates[0] - updates[1])
+
+
+def _two_blocks(target: Target, seed: int, profile: str) -> Outcome:
+    initial = np.zeros(2 * VALUES_PER_BLOCK, dtype=np.int64)
+    scene = Scene(target.suite, seed, profile, initial=initial)
+    update = scene.contribute("alice")["alice"]
+    words = decode_words(scene.heard("alice->dsp", Upload)[0].parts)
+    got = difference(
+        words[:RING_DIMENSION], words[RING_DIMENSION:], n_values=VALUES_PER_BLOCK
+    )
+    return Outcome.of(got, update[:VALUES_PER_BLOCK] - update[VALUES_PER_BLOCK:])
+
+
+def _changed_words(target: Target, seed: int, profile: str) -> Outcome:
+    scene, refusals = Scene(target.suite, seed, profile), Refusals()
+    update = scene.draw()
+    upload = scene.seal("alice", update)
+    view = View(scene.task, scene.secrets["mallory"], (upload,), scene.deliver)
+    change_words(view, refusals)
+    scene.deliver(upload)
+    updates = scene.contribute("bob", "mallory") | {"alice": update}
+    scene.release()
+    wanted = np.sum(list(updates.values()), axis=0)
+    wanted[0] += _FORGED
+    return Outcome.of(scene.opened_by("bob", refusals), wanted, refusals)
+
+
+def _spoiled_words(target: Target, seed: int, profile: str) -> Outcome:
+    scene, refusals = Scene(target.suite, seed, profile), Refusals()
+    updates = scene.contribute("alice", "bob")
+    tapped = scene.heard("alice->dsp", Upload)
+    view = View(scene.task, scene.secrets["mallory"], tuple(tapped), scene.deliver)
+    spoil_words(view, refusals)
+    scene.release()
+    opened = scene.opened_by("bob", refusals)
+    total = np.sum(list(updates.values()), axis=0)
+    outcome = Outcome.of(opened, total, refusals)
+    # Here the attacker wants that bob does *not* get the true sum.
+    return replace(outcome, succeeded=not outcome.succeeded)
+
+
+_SCENARIOS: Final[Mapping[str, Callable[[Target, int, str], Outcome]]] = {
+    "reused secret": _two_uploads,
+    "shared secret": _two_uploads,
+    "repeated element": _two_blocks,
+    "changed words": _changed_words,
+    "spoiled words": _spoiled_words,
+}
+
+
+def _run(target: Target, seed: int, profile: str) -> Outcome:
+    return _SCENARIOS[target.scenario](target, seed, profile)
+
+
+ATTACK: Final = Attack(
+    name="A13",
+    title="masks of Ring-LWE that repeat, and words that were changed",
+    who="whoever listens, or one participant",
+    run=_run,
+    targets=(
+        Target(
+            "hybrid with one secret",
+            expected=True,
+            because="two uploads of one participant hold the same masks",
+            scenario="reused secret",
+        ),
+        Target(
+            "hybrid with a shared secret",
+            expected=True,
+            because="participants that were forked with the state of their generator "
+            "draw the same masks",
+            scenario="shared secret",
+        ),
+        Target(
+            "hybrid with one element",
+            expected=True,
+            because="two blocks of one upload hold the same product a s",
+            scenario="repeated element",
+        ),
+        Target(
+            "hybrid without hashes",
+            expected=True,
+            because="nobody compares the words with the header that alice signed",
+            scenario="changed words",
+        ),
+        Target(
+            "hybrid",
+            expected=False,
+            because="every upload draws its secret and its errors from the operating "
+            "system, and no function takes a secret",
+            scenario="reused secret",
+        ),
+        Target(
+            "hybrid",
+            expected=False,
+            because="nothing random is kept between two draws, so a fork copies none",
+            scenario="shared secret",
+        ),
+        Target(
+            "hybrid",
+            expected=False,
+            because="every block of an upload has an element of its own",
+            scenario="repeated element",
+        ),
+        Target(
+            "hybrid",
+            expected=False,
+            because="alice's signed header holds the hash of her words, and the proof "
+            "of her key layer is bound to that header",
+            scenario="changed words",
+        ),
+        Target(
+            "hybrid",
+            expected=True,
+            because="not protected: an upload that was not masked honestly costs a "
+            "release; everybody rejects it alike, and nobody takes a wrong sum for it",
+            scenario="spoiled words",
+        ),
+    ),
+)

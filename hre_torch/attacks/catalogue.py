@@ -18,6 +18,7 @@ from hre_torch.attacks import (
     a10_rogue_key,
     a11_two_models,
     a12_signs,
+    a13_ring,
 )
 from hre_torch.attacks.result import Attack, AttackResult, Target
 from hre_torch.errors import UnknownPluginError
@@ -40,9 +41,10 @@ ATTACKS: Final[dict[str, Attack]] = {
         a10_rogue_key,
         a11_two_models,
         a12_signs,
+        a13_ring,
     )
 }
-"""Attacks by name, `"A1"` to `"A12"`."""
+"""Attacks by name, `"A1"` to `"A13"`."""
 
 
 def find_attack(name: str) -> Attack:
@@ -108,7 +110,7 @@ def run_attack(
     """Play one attack on one suite.
 
     Args:
-        name: `"A1"` to `"A12"`.
+        name: `"A1"` to `"A13"`.
         suite: a suite, or a weakened variant such as `"paper without sigma"`.
         scenario: which of several settings on that suite; the first by default.
         seed: seed of the updates; keys and masks are always fresh.

@@ -38,14 +38,14 @@ class Draft:
         rows: the plaintexts of every block.
         randomness: the exponent of every block.
         blocks: the ciphertexts, to be tampered with.
-        words: the words of suite `hybrid`, to be tampered with; elsewhere None.
+        words: the words of suite `hybrid`, to be tampered with; elsewhere none.
     """
 
     lanes: LaneTask
     rows: list[tuple[int, ...]]
     randomness: list[mpz] = field(repr=False)
     blocks: list[Ciphertext]
-    words: Words | None = None
+    words: Words
 
     @classmethod
     def of(cls, task: Task, plaintexts: Sequence[int]) -> Draft:
@@ -58,11 +58,10 @@ class Draft:
             encrypt_with(row, r, lanes.joint, lanes.parameters)
             for row, r in zip(rows, randomness, strict=True)
         ]
-        draft = cls(lanes, rows, randomness, blocks)
-        if task.config.suite == "hybrid":
-            size = ring_of(task).words(task.config.n_values)
-            draft.words = np.zeros(size, dtype=np.uint32)
-        return draft
+        hybrid = task.config.suite == "hybrid"
+        size = ring_of(task).words(task.config.n_values) if hybrid else 0
+        words = np.zeros(size, dtype=np.uint32)
+        return cls(lanes, rows, randomness, blocks, words)
 
     @classmethod
     def of_zeros(cls, task: Task, count: int = 1) -> Draft:
@@ -100,7 +99,7 @@ class Draft:
             )
 
         parts = lanes.layout.encode_ciphertexts(self.blocks)
-        if self.words is not None:
+        if self.words.size:
             parts = (*parts, encode_words(self.words))
         return seal(header, secret.signing, parts, prove=proof)
 

@@ -119,8 +119,8 @@ class TwoFacedDataService:
         arithmetic, task = self.view.arithmetic, self.view.task
         uploads, version = self._newest.values(), self.version + 1
         total = arithmetic.add([arithmetic.restore(each.parts) for each in uploads])
-        shown = self._shifted(arithmetic.dump(total), EVERYBODY, version)
-        total = arithmetic.restore(shown)
+        parts = self._shifted(arithmetic.dump(total), EVERYBODY, version)
+        total = arithmetic.restore(parts)
         order = ReleaseOrder(
             cfg=task.cfg,
             sender=self.view.dsp.name,
@@ -131,7 +131,8 @@ class TwoFacedDataService:
         release = self.view.approve(seal(order, self.view.dsp.signing))
         self._released.append((release, total))
         accomplice = self.view.accomplice
-        values = accomplice.open(self.download(accomplice.name, version).encode()).values
+        shown = self.download(accomplice.name, version).encode()
+        values = accomplice.open(shown).values
         if values is not None:
             # Both know what they have shown to everybody, mallory included.
             values[-1] -= self._shifts.get((EVERYBODY, version), 0)

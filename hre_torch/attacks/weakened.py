@@ -25,6 +25,7 @@ from hre_torch.protocol.ciphers import (
     ParticipantCipher,
 )
 from hre_torch.protocol.data_service import DataServiceProvider
+from hre_torch.protocol.entries import Entry
 from hre_torch.protocol.envelope import (
     LENGTHS_BYTES,
     Envelope,
@@ -33,7 +34,7 @@ from hre_torch.protocol.envelope import (
     lengths_of,
 )
 from hre_torch.protocol.key_transform import KeyTransformServer
-from hre_torch.protocol.ledger import Entry, Ledger
+from hre_torch.protocol.ledger import Ledger
 from hre_torch.protocol.participant import LearningParticipant
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.suites import SUITES

@@ -12,8 +12,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
 __all__ = ["estimate", "report", "train"]
 
 _EXIT_INTERRUPTED: Final = 130
+
+
+class Twin(StrEnum):
+    """What a run can be compared with."""
+
+    PLAIN = "plain"
+
 
 Overrides = Annotated[
     list[str] | None,
@@ -46,7 +54,7 @@ def train(
         Path | None, typer.Option(help="Go on with an interrupted run.")
     ] = None,
     compare: Annotated[
-        Literal["plain"] | None,
+        Twin | None,
         typer.Option(help="Run it unprotected too, and compare weights and cost."),
     ] = None,
     tensorboard: Annotated[
@@ -135,7 +143,7 @@ def _twin_of(training: Training) -> Training:
 
 
 def _watched(
-    training: Training, tensorboard: bool | None, compare: str | None = None
+    training: Training, tensorboard: bool | None, compare: Twin | None = None
 ) -> Path:
     """Run to the end in front of a display; return the run directory."""
     from hre_torch.display import TrainingDisplay
@@ -147,7 +155,7 @@ def _watched(
         title = f"suite {suite.name} protects"
         say(suite.protects, title=title, style="bold green")
     again = ["hre-torch", "train", "--resume", str(path)]
-    again += ["--compare", compare] if compare else []
+    again += ["--compare", compare.value] if compare else []
     with ExitStack() as stack:
         stack.enter_context(training)
         _add_tensorboard(stack, training, tensorboard)

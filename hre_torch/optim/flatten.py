@@ -34,8 +34,8 @@ __all__ = [
 Buffers: TypeAlias = Literal["local", "mean"]
 Source: TypeAlias = nn.Module | Iterable[Tensor]
 
-_PIECE_VALUES: Final = 1 << 20
-"""Eight megabytes of float64: a few such temporaries, whatever the model's size."""
+_PIECE_VALUES: Final = 1 << 17
+"""One megabyte of float64: temporaries of that size stay in the processor's cache."""
 _DTYPES: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 

@@ -8,10 +8,11 @@ from typing import Any
 from hre_torch.errors import MessageError, ReleaseError, TransformError
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.ciphers import Body
+from hre_torch.protocol.entries import Entry, Proposal
 from hre_torch.protocol.envelope import Envelope, decode, seal
 from hre_torch.protocol.evidence import Evidence, EvidenceBox
 from hre_torch.protocol.journal import Journal
-from hre_torch.protocol.ledger import Entry, Ledger, Proposal
+from hre_torch.protocol.ledger import Ledger
 from hre_torch.protocol.messages import (
     Ack,
     Deposit,

@@ -12,8 +12,8 @@ what a step told its journal holds even if the step then raises an `HREError`.
 from __future__ import annotations
 
 from hre_torch.protocol.ciphers import Parts
+from hre_torch.protocol.entries import Entry
 from hre_torch.protocol.envelope import Envelope
-from hre_torch.protocol.ledger import Entry
 from hre_torch.protocol.messages import Release
 from hre_torch.protocol.states import StoredState
 

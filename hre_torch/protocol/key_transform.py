@@ -5,10 +5,11 @@ from __future__ import annotations
 from hre_torch.errors import MessageError, TransformError
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.ciphers import Body
+from hre_torch.protocol.entries import Entry
 from hre_torch.protocol.envelope import Envelope, decode, parse_header, seal
 from hre_torch.protocol.evidence import Evidence, EvidenceBox
 from hre_torch.protocol.journal import Journal
-from hre_torch.protocol.ledger import Entry, Ledger
+from hre_torch.protocol.ledger import Ledger
 from hre_torch.protocol.messages import (
     Deposit,
     Receipt,

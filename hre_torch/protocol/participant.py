@@ -18,8 +18,8 @@ from hre_torch.errors import (
     TaskError,
     TransformError,
 )
+from hre_torch.protocol.entries import GENESIS, chain_after
 from hre_torch.protocol.envelope import Envelope, decode, seal
-from hre_torch.protocol.ledger import GENESIS, chain_after
 from hre_torch.protocol.messages import Download, Listed, Release, Upload
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Secret, Task

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hre_torch.protocol.ciphers import DataServiceCipher, KeyTransformCipher, Parts
+from hre_torch.protocol.entries import Entry, Proposal
 from hre_torch.protocol.envelope import Envelope
 from hre_torch.protocol.journal import Journal
-from hre_torch.protocol.ledger import Entry, Proposal
 from hre_torch.protocol.messages import Release, Upload
 from hre_torch.protocol.states import ReleasedState, ServerState, StoredState
 

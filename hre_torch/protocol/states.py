@@ -8,8 +8,8 @@ from __future__ import annotations
 import msgspec
 
 from hre_torch.protocol.ciphers import Parts
+from hre_torch.protocol.entries import LedgerState
 from hre_torch.protocol.envelope import Envelope, parse_header
-from hre_torch.protocol.ledger import LedgerState
 from hre_torch.protocol.messages import Upload
 
 __all__ = [

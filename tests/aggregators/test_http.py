@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hre_torch.aggregators.http import HTTPAggregator, RetryPolicy
+from hre_torch.aggregators.services import errands
 from hre_torch.errors import AggregatorError, CryptoError, TaskError, TransformError
 from hre_torch.protocol.envelope import decode
 from hre_torch.protocol.messages import Download, Upload
@@ -87,7 +88,7 @@ def check_exactly_once(deployment, sums, pushes):
 
 
 def run_on_bad_network(serve_http, pushes, **network):
-    deployment = serve_http("plain", participants=5, combine="sum")
+    deployment = serve_http("plain", participants=5, combine="sum", max_additions=4096)
     with BadNetwork(
         deployment.url, drop=0.2, double=0.2, change=0.05, seed=3, **network
     ) as bad:
@@ -125,7 +126,10 @@ def test_any_changed_byte_is_detected_and_the_weights_are_right(serve_http, suit
             session.close()
 
 
-def test_a_bad_network_between_the_servers_costs_time_and_nothing_else(serve_http):
+def test_a_bad_network_between_the_servers_costs_time_and_nothing_else(
+    serve_http, monkeypatch
+):
+    monkeypatch.setattr(errands, "_PAUSES", (0.02,) * 12)
     deployment = serve_http("gated")
     with BadNetwork(
         deployment.kts_url, drop=0.15, double=0.2, change=0.15, seed=5

@@ -138,6 +138,14 @@ def test_a_step_on_bad_gradients_is_skipped_and_not_pushed(pair, batches, bad):
     assert optimizer.session.statistics.pushes == 0
 
 
+def test_large_gradients_whose_sum_overflows_are_finite(pair):
+    _, (model, optimizer) = pair(lambda p: torch.optim.SGD(p, lr=1e-38))
+    model[0].bias.grad = torch.full_like(model[0].bias, 3e38)
+    assert torch.isinf(model[0].bias.grad.sum())
+    optimizer.step()
+    assert optimizer.progress.local_steps == 1
+
+
 def test_only_the_first_skipped_step_is_warned_about(pair, batches):
     _, (model, optimizer) = pair(lambda p: torch.optim.SGD(p, lr=0.1))
     model[0].bias.grad = torch.full_like(model[0].bias, float("nan"))

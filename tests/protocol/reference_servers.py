@@ -129,3 +129,29 @@ class ReferenceServer:
         if allowed:
             self.lists.append((list(uploads), list(expired)))
         return allowed
+
+
+def of_two_identities(reference: ReferenceServer, keys: list[bytes]) -> list[bytes]:
+    pair = sorted({reference.find(key).name for key in keys})[:2]
+    return [key for key in keys if reference.find(key).name in pair]
+
+
+def left_out(reference: ReferenceServer, keys: list[bytes]) -> list[bytes]:
+    return [sent.key for sent in reference.waiting() if sent.key not in keys]
+
+
+CORRUPTIONS = {
+    "few": lambda reference, keys: (1, of_two_identities(reference, keys)),
+    "twice": lambda reference, keys: (1, keys),
+    "released": lambda reference, keys: (1, sorted(reference.gone())),
+    "unknown": lambda reference, keys: (1, [bytes(32)]),
+    "others": lambda reference, keys: (1, left_out(reference, keys)),
+    "expire": lambda reference, keys: (1, keys),
+    "old version": lambda reference, keys: (0, []),
+    "far version": lambda reference, keys: (2, []),
+}
+"""Ways to break a list: how far ahead its version is, and keys to break it with.
+
+"others" are uploads that the honest list passes over: pending ones, those that are too
+old, and those computed on another model.
+"""

@@ -6,10 +6,8 @@ to be well-formed; then what was decoded must be exactly what arrived.
 
 from __future__ import annotations
 
-import io
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import UnionType
 from typing import Any, get_args, get_type_hints
@@ -19,14 +17,12 @@ import numpy as np
 import pytest
 import torch
 
-from hre_torch.crypto import keyfiles, modulus
 from hre_torch.crypto.elements import decode_elements, encode_elements
 from hre_torch.crypto.proofs import verify_blocks, verify_heads
 from hre_torch.crypto.schnorr import verify_knowledge
 from hre_torch.crypto.shared_key import SharedKey
 from hre_torch.errors import HREError, KeyFileError
 from hre_torch.federation import Federation
-from hre_torch.identities import CardFile, read_card
 from hre_torch.protocol import messages, requests
 from hre_torch.protocol.answers import read_answer
 from hre_torch.protocol.envelope import (
@@ -42,14 +38,8 @@ from hre_torch.protocol.envelope import (
 )
 from hre_torch.protocol.evidence import Evidence, check_evidence, decode_evidence
 from hre_torch.protocol.suites.keys import decode_exponents, decode_keys
-from hre_torch.protocol.task import Task
-from hre_torch.roster_file import RosterFile, parse_roster, task_of
+from tests.protocol.barrage import attack, counts, endless
 from tests.protocol.mutations import Mutator
-
-DEFAULT = 20_000
-SLOW = 200_000
-MAX_SECONDS = 1.0
-"""Processor time for one input; a decoder that takes longer hangs."""
 
 TEN = (
     Refusal,
@@ -63,54 +53,6 @@ OTHERS = tuple(
     and kind.__module__ == requests.__name__
     and not kind.__subclasses__()
 )
-
-
-def attack(
-    decoder: Callable[[bytes], Any],
-    mutants: Iterator[bytes],
-    count: int,
-    faithful: Callable[[Any, bytes], bool] = lambda value, data: True,
-) -> dict[str, int]:
-    """Feed a decoder; return how often each error was the answer.
-
-    Args:
-        decoder: what is tested.
-        mutants: its inputs.
-        count: how many.
-        faithful: whether a decoded value is what arrived.
-    """
-    answers: dict[str, int] = defaultdict(int)
-    for _ in range(count):
-        data = next(mutants)
-        before = time.thread_time()
-        try:
-            value = decoder(data)
-        except HREError as error:
-            answers[type(error).__name__] += 1
-        except Exception as error:
-            pytest.fail(f"{error!r} on {data[:200].hex()} ({len(data)} octets)")
-        else:
-            answers["accepted"] += 1
-            assert faithful(value, data), data[:200].hex()
-        assert time.thread_time() - before < MAX_SECONDS, data[:200].hex()
-    assert sum(answers.values()) == count
-    assert answers["accepted"] < count
-    return answers
-
-
-def endless(make: Callable[..., bytes], *arguments: Any) -> Iterator[bytes]:
-    while True:
-        yield make(*arguments)
-
-
-class InMemory:
-    """Stands for the path of a file that holds just these octets."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    def open(self, mode: str) -> io.BytesIO:
-        return io.BytesIO(self.data)
 
 
 @dataclass
@@ -181,14 +123,7 @@ def whole(envelope: Envelope, data: bytes) -> bool:
     return envelope.encode() == data
 
 
-def counts(function):
-    """Run a test over 20,000 mutants, and marked slow over 200,000."""
-    return pytest.mark.parametrize(
-        "count", [DEFAULT, pytest.param(SLOW, marks=pytest.mark.slow)]
-    )(function)
-
-
-@counts
+@counts(20_000)
 @pytest.mark.parametrize("kind", [*TEN, *OTHERS], ids=lambda kind: kind.__name__)
 def test_every_kind_of_message_is_decoded_whole_or_refused(traffic, kind, count):
     mutator = Mutator(1)
@@ -208,7 +143,7 @@ def test_there_are_ten_messages_and_all_are_attacked(traffic):
     assert {kind.__struct_config__.tag for kind in TEN} <= set(traffic.messages)
 
 
-@counts
+@counts(20_000)
 def test_a_head_is_decoded_before_its_body_or_refused(traffic, count):
     mutator = Mutator(2)
     samples = traffic.messages["upload"]
@@ -222,7 +157,7 @@ def test_a_head_is_decoded_before_its_body_or_refused(traffic, count):
     attack(read, endless(mutator.message, samples), count)
 
 
-@counts
+@counts(20_000)
 def test_an_answer_is_authentic_or_refused(traffic, count):
     mutator = Mutator(3)
     federation = traffic.federation
@@ -239,7 +174,7 @@ def test_an_answer_is_authentic_or_refused(traffic, count):
     assert answers["accepted"] == 0
 
 
-@counts
+@counts(20_000)
 @pytest.mark.parametrize("nontrivial", [True, False])
 def test_group_elements_are_decoded_exactly_or_refused(traffic, nontrivial, count):
     mutator = Mutator(4)
@@ -261,7 +196,7 @@ def test_group_elements_are_decoded_exactly_or_refused(traffic, nontrivial, coun
     assert answers["InvalidElementError"] > count // 4
 
 
-@counts
+@counts(20_000)
 def test_a_proof_of_blocks_holds_or_is_refused(traffic, count):
     mutator = Mutator(5)
     task = traffic.federation.task
@@ -285,7 +220,7 @@ def test_a_proof_of_blocks_holds_or_is_refused(traffic, count):
     assert attack(check, mutants, count)["accepted"] == 0
 
 
-@counts
+@counts(20_000)
 def test_a_key_card_proves_what_it_holds_or_is_refused(traffic, count):
     mutator = Mutator(6)
     task = traffic.federation.task
@@ -306,7 +241,7 @@ def test_a_key_card_proves_what_it_holds_or_is_refused(traffic, count):
     assert attack(check_proof, mutants, count // 2)["accepted"] == 0
 
 
-@counts
+@counts(20_000)
 def test_secret_exponents_and_shared_keys_are_decoded_or_refused(traffic, count):
     mutator = Mutator(7)
     parameters = traffic.federation.task.parameters
@@ -321,7 +256,7 @@ def test_secret_exponents_and_shared_keys_are_decoded_or_refused(traffic, count)
     attack(SharedKey.from_bytes, mutants, count // 10)
 
 
-@counts
+@counts(20_000)
 def test_plaintexts_are_unpacked_within_bounds_or_refused(traffic, count):
     mutator = Mutator(8)
     packing = traffic.federation.servers._data_service._cipher._lanes.packing
@@ -349,7 +284,7 @@ def test_plaintexts_are_unpacked_within_bounds_or_refused(traffic, count):
     assert answers["ChecksumError"] > 0
 
 
-@counts
+@counts(20_000)
 def test_evidence_is_decoded_and_convicts_nobody_or_is_refused(traffic, count):
     mutator = Mutator(9)
     uploads = [
@@ -362,84 +297,6 @@ def test_evidence_is_decoded_and_convicts_nobody_or_is_refused(traffic, count):
         endless(mutator.record, samples),
         count,
         lambda sentence, data: False,
-    )
-
-
-@counts
-def test_a_key_file_opens_or_is_refused(tmp_path, monkeypatch, count):
-    mutator = Mutator(10)
-    monkeypatch.setattr(keyfiles, "_SCRYPT_N", 2)
-    samples = []
-    for name in ("a", "b"):
-        keyfiles.write_key_file(
-            tmp_path / name,
-            role="dsp",
-            name=name,
-            parameters_digest=b"",
-            secret=bytes(64),
-            passphrase=b"open",
-        )
-        samples.append((tmp_path / name).read_bytes())
-    monkeypatch.setattr(keyfiles, "read_private", lambda data, most: data)
-    monkeypatch.setattr(keyfiles, "Path", bytes)
-    mutants = (data for data in endless(mutator.octets, samples) if data not in samples)
-    answers = attack(
-        lambda data: keyfiles.read_key_file(data, passphrase=b"open"), mutants, count
-    )
-    assert answers["KeyFileError"] == count
-
-
-@counts
-def test_a_card_is_read_or_refused(traffic, count):
-    mutator = Mutator(12)
-    roster = traffic.federation.task.roster
-    cards = [CardFile(suite="gated", card=card) for card in roster.cards()]
-    samples = [msgspec.json.encode(card) for card in cards]
-    attack(
-        lambda data: read_card(InMemory(data)),
-        endless(mutator.document, samples),
-        count,
-    )
-
-
-@counts
-def test_a_roster_becomes_a_task_or_is_refused(traffic, count):
-    mutator = Mutator(13)
-    task = traffic.federation.task
-    file = RosterFile(
-        suite="gated",
-        profile="toy-insecure",
-        parameters_digest=task.parameters.digest,
-        operator=task.roster.operator,
-        data_service=task.roster.data_service,
-        key_transform=task.roster.key_transform,
-        participants=task.roster.participants,
-        task=task.config,
-        signature=task.signature,
-    )
-    sample = msgspec.json.format(msgspec.json.encode(file))
-
-    def read(data: bytes) -> Task:
-        return task_of(parse_roster(data, "a file"), task.parameters)
-
-    attack(
-        read,
-        endless(mutator.document, [sample]),
-        count,
-        lambda decoded, data: decoded.cfg == task.cfg,
-    )
-
-
-@counts
-def test_a_profile_is_parsed_or_refused(count):
-    mutator = Mutator(11)
-    parameters = modulus.load_profile("toy-insecure")
-    sample = modulus.profile_json(parameters).encode()
-    attack(
-        lambda data: modulus._parse_profile.__wrapped__(data, "a file"),
-        endless(mutator.document, [sample]),
-        count,
-        lambda parsed, data: parsed == parameters,
     )
 
 

@@ -30,16 +30,10 @@ from hre_torch.protocol.messages import (
 )
 from hre_torch.protocol.participant import LearningParticipant
 from hre_torch.protocol.workers import Workers
+from tests.protocol.barrage import MAX_SECONDS, counts, endless
 from tests.protocol.mutations import Mutator, split
 
 N_VALUES = 62
-MAX_SECONDS = 1.0
-
-
-def counts(default: int):
-    """Run a test with so many mutants, and marked slow with ten times as many."""
-    slow = pytest.param(10 * default, marks=pytest.mark.slow)
-    return pytest.mark.parametrize("count", [default, slow])
 
 
 class Stage:
@@ -126,11 +120,6 @@ def endure(
             assert fingerprint() == before, data[:300].hex()
     assert fingerprint() == before
     return accepted
-
-
-def endless(make: Callable[..., bytes], *arguments: Any) -> Iterator[bytes]:
-    while True:
-        yield make(*arguments)
 
 
 def refused(stage: Stage, data: bytes) -> None:

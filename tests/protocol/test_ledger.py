@@ -15,7 +15,8 @@ from hre_torch.errors import (
     ReleaseError,
     StaleUploadError,
 )
-from hre_torch.protocol.ledger import Entry, Ledger
+from hre_torch.protocol.entries import Entry
+from hre_torch.protocol.ledger import Ledger
 from hre_torch.protocol.task import TaskConfig
 
 NAMES = ("a", "b", "c")

@@ -13,9 +13,9 @@ from hre_torch.aggregators.store.rows import Rows
 from hre_torch.aggregators.store.shelves import BodyShelf
 from hre_torch.errors import StoreError
 from hre_torch.protocol.ciphers import Parts
+from hre_torch.protocol.entries import Entry
 from hre_torch.protocol.envelope import Envelope
 from hre_torch.protocol.journal import Journal
-from hre_torch.protocol.ledger import Entry
 from hre_torch.protocol.messages import Release
 from hre_torch.protocol.states import StoredState
 

@@ -15,7 +15,7 @@ import pytest
 from hre_torch.aggregators.store import Store, disk, shelves
 from hre_torch.aggregators.store.rows import Rows
 from hre_torch.errors import EquivocationError, StoreError
-from hre_torch.protocol.ledger import Entry
+from hre_torch.protocol.entries import Entry
 from hre_torch.protocol.states import StoredState
 from tests.aggregators.store.small_servers import join, make_world, update
 
