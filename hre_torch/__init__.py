@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hre_torch.errors import HREError
 
 if TYPE_CHECKING:
-    from hre_torch.connection import connect
+    from hre_torch.deployment.connection import connect
     from hre_torch.federation import Federation
     from hre_torch.lightning_callback import HRECallback
     from hre_torch.optim.optimizer import HREOptimizer
@@ -36,7 +36,7 @@ _HOME = {
     "HRECallback": "hre_torch.lightning_callback",
     "HREOptimizer": "hre_torch.optim.optimizer",
     "Recipe": "hre_torch.recipes",
-    "connect": "hre_torch.connection",
+    "connect": "hre_torch.deployment.connection",
     "load_recipe": "hre_torch.recipes",
 }
 

@@ -126,8 +126,8 @@ def audit(run_dir: Path) -> AuditReport:
     data = path.read_bytes()
     if not data.startswith(_MAGIC):
         raise RunDirectoryError(
-            f"{path} does not start with {_MAGIC!r}: it is no transcript, or of another "
-            "version"
+            f"{path} does not start with {_MAGIC!r}: it is no transcript, or of "
+            "another version"
         )
     records = _records(data)
     where = "the task"

@@ -15,10 +15,10 @@ from hre_torch.aggregators import AGGREGATORS
 from hre_torch.aggregators.local import LocalServers, LocalServersState
 from hre_torch.crypto.modulus import load_profile
 from hre_torch.crypto.signatures import SigningKey
+from hre_torch.deployment.proposal import Combine, propose_task
 from hre_torch.errors import TaskError
 from hre_torch.observer import Observer, silent
 from hre_torch.optim.flatten import Buffers
-from hre_torch.proposal import Combine, propose_task
 from hre_torch.protocol.session import Session, SessionState
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import (

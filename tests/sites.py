@@ -14,10 +14,9 @@ import httpx
 import numpy as np
 
 from hre_torch.aggregators.http import RetryPolicy
-from hre_torch.connection import connect, write_weights
-from hre_torch.identities import make_operator, make_role, open_operator
-from hre_torch.protocol.task import TaskConfig, state_digest
-from hre_torch.roster_file import (
+from hre_torch.deployment.connection import connect, write_weights
+from hre_torch.deployment.identities import make_operator, make_role, open_operator
+from hre_torch.deployment.roster_file import (
     RosterFile,
     add_card,
     profile_of,
@@ -25,6 +24,7 @@ from hre_torch.roster_file import (
     sign_roster,
     write_roster,
 )
+from hre_torch.protocol.task import TaskConfig, state_digest
 
 HASTY = RetryPolicy(attempts=3, first_pause=0.01, longest_pause=0.05, timeout=10)
 
@@ -49,7 +49,7 @@ class Site:
 
     def _start(self, role: str) -> None:
         code = (
-            "import sys; from pathlib import Path; from hre_torch import serving;"
+            "import sys; from pathlib import Path; from hre_torch.deployment import serving;"
             f"serving.serve_{role}(Path(sys.argv[1]), lambda key, file: b'secret')"
         )
         log = (self.folder / f"{role}.log").open("a")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hre_torch.images import Data
+from hre_torch.data.images import Data
 from hre_torch.recipes import load_recipe
 from hre_torch.training.assembly import load_recipe_data
 from hre_torch.training.runner import Runner

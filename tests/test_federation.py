@@ -58,7 +58,7 @@ def test_what_cannot_work_is_refused_before_any_work(options, error, says):
 
 
 def test_a_stranger_cannot_join():
-    with pytest.raises(TaskError, match="not in the roster.*Allowed: p0, p1, p2"):
+    with pytest.raises(TaskError, match=r"not in the roster.*Allowed: p0, p1, p2"):
         make().join("mallory")
 
 

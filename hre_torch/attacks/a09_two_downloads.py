@@ -25,8 +25,8 @@ from hre_torch.attacks.algebra import lanes_of, look, unmask
 from hre_torch.attacks.inversion import Victim, invert
 from hre_torch.attacks.result import Attack, Outcome, Refusals, Target
 from hre_torch.attacks.scene import CAST, Scene
-from hre_torch.data import load_data
-from hre_torch.images import ImageSet
+from hre_torch.data.images import ImageSet
+from hre_torch.data.load import load_data
 from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.messages import Upload
 from hre_torch.protocol.suites import SUITES

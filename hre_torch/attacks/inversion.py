@@ -24,8 +24,8 @@ from torch import nn
 from torch.nn import functional
 
 from hre_torch.attacks.scene import seeded
+from hre_torch.data.images import ImageSet
 from hre_torch.encoding.fixed_point import FixedPoint, NearestRounding
-from hre_torch.images import ImageSet
 from hre_torch.models import build_model
 from hre_torch.optim.flatten import FlatView
 

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from hre_torch.attacks.a09_two_downloads import tapped_upload, two_downloads, watch
 from hre_torch.attacks.inversion import Victim, invert
-from hre_torch.data import default_root, load_data
-from hre_torch.images import ImageSet
+from hre_torch.data.images import ImageSet
+from hre_torch.data.load import default_root, load_data
 
 __all__ = ["best_images", "draw_inversion", "recovered"]
 

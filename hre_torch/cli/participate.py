@@ -38,10 +38,10 @@ def participate(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Train your share of RECIPE; nothing leaves this machine unencrypted."""
-    from hre_torch.connection import connect, write_weights
-    from hre_torch.participation import train_participant
+    from hre_torch.deployment.connection import connect, write_weights
+    from hre_torch.deployment.participation import train_participant
+    from hre_torch.deployment.roster_file import read_roster
     from hre_torch.recipes import load_recipe
-    from hre_torch.roster_file import read_roster
 
     file = read_roster(roster)
     overrides = [f"suite={file.suite}", f"participants={len(file.participants)}"]

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from hre_torch.cli.passphrases import PassphraseFile, ask_passphrase
-from hre_torch.identities import open_operator, open_role, read_card
-from hre_torch.roster_file import (
+from hre_torch.deployment.identities import open_operator, open_role, read_card
+from hre_torch.deployment.roster_file import (
     RosterFile,
     add_card,
     add_joint_key,
@@ -72,8 +72,8 @@ def sign(
 ) -> None:
     """Turn roster and recipe into a task, and sign it."""
     # Here, because servers read rosters too and have no torch.
-    from hre_torch.connection import read_weights, write_weights
-    from hre_torch.participation import propose_recipe
+    from hre_torch.deployment.connection import read_weights, write_weights
+    from hre_torch.deployment.participation import propose_recipe
     from hre_torch.recipes import load_recipe
 
     file = read_roster(roster)

@@ -55,8 +55,8 @@ def audit(
         raise typer.Exit(1)
     results.print(
         f"[green]verified[/green]  suite {report.suite}: {report.uploads} uploads in "
-        f"{report.releases} releases; signatures, proofs, lists, hash chain, counts and "
-        "model hashes",
+        f"{report.releases} releases; signatures, proofs, lists, hash chain, counts "
+        "and model hashes",
         soft_wrap=True,
         highlight=False,
     )

@@ -82,9 +82,9 @@ def estimate(
 ) -> None:
     """Predict bytes, seconds and memory of a recipe before training it."""
     from hre_torch.cli.tables import estimate_tables
-    from hre_torch.estimate import estimate_recipe
     from hre_torch.recipes import load_recipe
     from hre_torch.training.assembly import load_recipe_data
+    from hre_torch.training.estimate import estimate_recipe
 
     chosen = load_recipe(recipe, override or [])
     data = load_recipe_data(chosen)
@@ -146,8 +146,8 @@ def _watched(
     training: Training, tensorboard: bool | None, compare: Twin | None = None
 ) -> Path:
     """Run to the end in front of a display; return the run directory."""
-    from hre_torch.display import TrainingDisplay
     from hre_torch.protocol.suites import SUITES
+    from hre_torch.training.display import TrainingDisplay
 
     runner, path = training.runner, training.directory.path
     suite = SUITES.get(training.recipe.suite)
@@ -180,7 +180,10 @@ def _watched(
 
 
 def _add_tensorboard(stack: ExitStack, training: Training, wanted: bool | None) -> None:
-    from hre_torch.tensorboard import TensorBoardWriter, tensorboard_is_installed
+    from hre_torch.training.tensorboard import (
+        TensorBoardWriter,
+        tensorboard_is_installed,
+    )
 
     if wanted is None:
         wanted = tensorboard_is_installed()

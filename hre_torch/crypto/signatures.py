@@ -70,6 +70,6 @@ def verify(public: bytes, signature: bytes, message: bytes, *, who: str) -> None
         Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
     except (InvalidSignature, ValueError):
         raise SignatureError(
-            f"the signature is not {who}'s: the message was changed on its way or comes "
-            "from somebody else; check the roster and ask for it again"
+            f"the signature is not {who}'s: the message was changed on its way or "
+            "comes from somebody else; check the roster and ask for it again"
         ) from None

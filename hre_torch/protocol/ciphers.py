@@ -113,6 +113,10 @@ class DataServiceCipher(ABC, Generic[Total]):
         """
         return releases[0] if len(releases) == 1 else self.add(releases)
 
+    def forward(self, total: Total) -> Parts:
+        """Return the parts of a single upload that the KTS gets as well."""
+        return ()
+
     def commitment(self, total: Total) -> bytes:
         """Return the hash of a sum that the KTS signs into the release, if any."""
         return b""

@@ -362,8 +362,7 @@ class DataServiceProvider:
         )
         # Once released, an upload is only a line in the ledger, here and at the KTS.
         stored = self._shelf.uploads.get(upload.digest)
-        parts = () if stored is None else self._cipher.dump(stored.total)
-        forwarded = tuple(parts[i] for i in self._suite.forwarded) if parts else ()
+        forwarded = () if stored is None else self._cipher.forward(stored.total)
         return seal(deposit, self._secret.signing, forwarded)
 
     def _ack(self, entry: Entry) -> Envelope[Ack]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from hre_torch.data import load_data
+from hre_torch.data.images import Data
+from hre_torch.data.load import load_data
+from hre_torch.data.partition import Batches, split_indices
 from hre_torch.federation import Federation
-from hre_torch.images import Data
 from hre_torch.models import build_model
 from hre_torch.observer import Observer
-from hre_torch.partition import Batches, split_indices
 from hre_torch.recipes import Recipe
 from hre_torch.training.learner import Learner
 from hre_torch.training.phases import PhaseBook

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from hre_torch.images import ImageSet
+from hre_torch.data.images import ImageSet
 from hre_torch.optim.flatten import Buffers, FlatView
 from hre_torch.protocol.session import Session
 

@@ -12,12 +12,12 @@ from typing import Any, Final, Self
 import hre_torch
 from hre_torch.audit import TranscriptWriter
 from hre_torch.errors import UnprotectedWarning
-from hre_torch.estimate import Estimate, estimate_recipe
 from hre_torch.protocol.suites import SUITES
 from hre_torch.recipes import Recipe, load_recipe
-from hre_torch.run_directory import RunDirectory
 from hre_torch.training.assembly import load_recipe_data
+from hre_torch.training.estimate import Estimate, estimate_recipe
 from hre_torch.training.evaluation import weights_file
+from hre_torch.training.run_directory import RunDirectory
 from hre_torch.training.runner import Runner
 
 __all__ = ["Training"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import nn
 from torch.nn import functional
 
+from hre_torch.data.partition import Batches
 from hre_torch.errors import BackPressure, NonFiniteError
 from hre_torch.observer import Observer
 from hre_torch.optim import HREOptimizer
-from hre_torch.partition import Batches
 from hre_torch.protocol.session import Session
 from hre_torch.recipes import Recipe
 from hre_torch.training.state import LearnerState

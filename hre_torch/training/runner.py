@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 import torch
 from torch import Tensor, nn
 
-from hre_torch.images import Data
+from hre_torch.data.images import Data
 from hre_torch.protocol.messages import Release
 from hre_torch.recipes import Recipe
 from hre_torch.training.assembly import make_batches, make_federation, make_learners

@@ -346,7 +346,8 @@ def test_servers_are_processes_without_torch_that_end_gracefully_and_go_on(make_
 
 def test_the_services_import_no_torch():
     code = (
-        "import sys; import hre_torch.serving, hre_torch.connection;"
+        "import sys; import hre_torch.deployment.serving;"
+        "import hre_torch.deployment.connection;"
         "print({'torch', 'lightning', 'torchvision'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -8,7 +8,7 @@ import pytest
 from hre_torch.attacks.a09_two_downloads import two_downloads, watch
 from hre_torch.attacks.inversion import Victim, invert, rows
 from hre_torch.attacks.pictures import best_images, draw_inversion, recovered
-from hre_torch.data import load_data
+from hre_torch.data.load import load_data
 
 
 @pytest.fixture(scope="module")

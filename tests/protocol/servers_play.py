@@ -271,7 +271,7 @@ class Play:
     def pull(self, name, lost):
         participant = self.participants[name]
         since = participant.version
-        wanted = self.dsp.next_range(name, since)
+        wanted = self.dsp.next_range(name, since, merge=False)
         if since == self.reference_dsp.version:
             assert wanted is None
             return

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from hre_torch.crypto import keyfiles, modulus
+from hre_torch.deployment.identities import CardFile, read_card
+from hre_torch.deployment.roster_file import RosterFile, parse_roster, task_of
 from hre_torch.federation import Federation
-from hre_torch.identities import CardFile, read_card
 from hre_torch.protocol.task import Task
-from hre_torch.roster_file import RosterFile, parse_roster, task_of
 from tests.protocol.barrage import attack, counts, endless
 from tests.protocol.mutations import Mutator
 

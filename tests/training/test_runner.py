@@ -6,7 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from hre_torch.data import load_data
+from hre_torch.data.load import load_data
 from hre_torch.errors import DataError, TaskError
 from hre_torch.models import MODELS
 from hre_torch.recipes import load_recipe

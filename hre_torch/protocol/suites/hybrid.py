@@ -155,6 +155,9 @@ class HybridDataService(DataServiceCipher[HybridSum]):
             accumulate(words, other.words)
         return HybridSum(self._keys.add([total.keys for total in totals]), words)
 
+    def forward(self, total: HybridSum) -> Parts:
+        return self._keys.forward(total.keys)
+
     def commitment(self, total: HybridSum) -> bytes:
         """Return SHA-256 of the sum of words."""
         return hashlib.sha256(total.words.astype("<u4", copy=False).data).digest()

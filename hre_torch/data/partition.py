@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hre_torch.data.images import ImageSet
 from hre_torch.errors import DataError
-from hre_torch.images import ImageSet
 
 __all__ = ["Batches", "split_indices"]
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from hre_torch.errors import MissingExtraError
-from hre_torch.tensorboard import TensorBoardWriter, tensorboard_is_installed
+from hre_torch.training.tensorboard import TensorBoardWriter, tensorboard_is_installed
 
 
 def test_a_missing_tensorboard_names_the_extra(tmp_path, monkeypatch):

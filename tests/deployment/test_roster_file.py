@@ -7,13 +7,7 @@ import numpy as np
 import pytest
 
 from hre_torch.crypto import keyfiles
-from hre_torch.errors import (
-    KeyFileError,
-    SignatureError,
-    TaskError,
-    UnsupportedError,
-)
-from hre_torch.identities import (
+from hre_torch.deployment.identities import (
     CardFile,
     make_operator,
     make_role,
@@ -21,8 +15,7 @@ from hre_torch.identities import (
     open_role,
     read_card,
 )
-from hre_torch.protocol.task import TaskConfig, state_digest
-from hre_torch.roster_file import (
+from hre_torch.deployment.roster_file import (
     RosterFile,
     add_card,
     add_joint_key,
@@ -34,6 +27,13 @@ from hre_torch.roster_file import (
     task_of,
     write_roster,
 )
+from hre_torch.errors import (
+    KeyFileError,
+    SignatureError,
+    TaskError,
+    UnsupportedError,
+)
+from hre_torch.protocol.task import TaskConfig, state_digest
 from tests.sites import furnish
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import datasets
 
-from hre_torch.data import default_root, load_data
+from hre_torch.data.load import default_root, load_data
 from hre_torch.errors import DataError
 
 

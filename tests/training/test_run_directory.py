@@ -7,10 +7,10 @@ import stat
 
 import pytest
 
-from hre_torch.data import load_data
+from hre_torch.data.load import load_data
 from hre_torch.errors import RunDirectoryError
 from hre_torch.recipes import load_recipe
-from hre_torch.run_directory import RunDirectory
+from hre_torch.training.run_directory import RunDirectory
 from hre_torch.training.runner import Runner
 
 RECIPE = "suite: plain\nprofile: rsa2048\n"

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hre_torch.data.images import ImageSet
+from hre_torch.data.partition import Batches, split_indices
 from hre_torch.errors import DataError
-from hre_torch.images import ImageSet
-from hre_torch.partition import Batches, split_indices
 
 
 def numbered(count, channels=1, size=8):

@@ -15,8 +15,8 @@ import msgspec
 
 from hre_torch.crypto.modulus import Parameters, load_profile
 from hre_torch.crypto.signatures import SigningKey
+from hre_torch.deployment.identities import CardFile
 from hre_torch.errors import TaskError
-from hre_torch.identities import CardFile
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import (
     DATA_SERVICE,

@@ -13,13 +13,13 @@ import numpy.typing as npt
 
 from hre_torch.aggregators.http import BackgroundSession
 from hre_torch.crypto.modulus import Parameters
-from hre_torch.data import load_data
+from hre_torch.data.images import Data
+from hre_torch.data.load import load_data
+from hre_torch.data.partition import Batches, split_indices
+from hre_torch.deployment.proposal import propose_task
 from hre_torch.errors import LayoutError, RecipeError
-from hre_torch.images import Data
 from hre_torch.models import build_model
 from hre_torch.observer import PhaseTimer
-from hre_torch.partition import Batches, split_indices
-from hre_torch.proposal import propose_task
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.task import Roster, TaskConfig, state_digest
 from hre_torch.recipes import Recipe

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hre_torch.data.images import Data, ImageSet
 from hre_torch.errors import DataError
-from hre_torch.images import Data, ImageSet
 from hre_torch.registry import nearest
 
 __all__ = ["DATA_SETS", "Data", "default_root", "load_data"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from hre_torch.crypto.modulus import load_profile
-from hre_torch.data import load_data
+from hre_torch.data.load import load_data
 from hre_torch.errors import ModulusError, UnknownPluginError
-from hre_torch.estimate import estimate_recipe, multiplication_seconds
 from hre_torch.recipes import load_recipe
+from hre_torch.training.estimate import estimate_recipe, multiplication_seconds
 from hre_torch.training.runner import Runner
 
 # What a message has besides its body: header, signature, the list of a release.

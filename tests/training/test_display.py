@@ -8,7 +8,7 @@ import threading
 import pytest
 from rich.console import Console
 
-from hre_torch.display import TrainingDisplay
+from hre_torch.training.display import TrainingDisplay
 
 PUSH = {
     "event": "push",

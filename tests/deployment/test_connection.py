@@ -13,8 +13,15 @@ from hre_torch.aggregators.http import BackgroundSession
 from hre_torch.aggregators.http.snapshots import seal_snapshot
 from hre_torch.aggregators.services import relay, running
 from hre_torch.aggregators.services.assembly import data_service, key_transform
-from hre_torch.connection import ConnectedSession, connect, read_weights, write_weights
 from hre_torch.crypto import keyfiles
+from hre_torch.deployment.connection import (
+    ConnectedSession,
+    connect,
+    read_weights,
+    write_weights,
+)
+from hre_torch.deployment.identities import open_role
+from hre_torch.deployment.roster_file import profile_of, read_roster, task_of
 from hre_torch.errors import (
     AggregatorError,
     KeyFileError,
@@ -22,9 +29,7 @@ from hre_torch.errors import (
     TaskError,
     WrongTaskError,
 )
-from hre_torch.identities import open_role
 from hre_torch.protocol.task import state_digest
-from hre_torch.roster_file import profile_of, read_roster, task_of
 from tests.sites import Site, furnish
 
 SUITES = ["plain", "hybrid"]

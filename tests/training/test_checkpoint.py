@@ -12,16 +12,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hre_torch import checkpoint
-from hre_torch.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint
-from hre_torch.data import load_data
+from hre_torch.data.load import load_data
 from hre_torch.errors import RunDirectoryError, UnprotectedWarning
 from hre_torch.recipes import load_recipe
+from hre_torch.training import checkpoint
+from hre_torch.training.checkpoint import (
+    Checkpoint,
+    decode_checkpoint,
+    encode_checkpoint,
+)
 from hre_torch.training.evaluation import weights_file
 from hre_torch.training.launch import Training
 from hre_torch.training.runner import Runner
 
-DIGITS = Path(__file__).parents[1] / "recipes" / "digits_mlp.yaml"
+DIGITS = Path(__file__).parents[2] / "recipes" / "digits_mlp.yaml"
 
 # What a run's summary says that is a matter of time and not of the recipe.
 OF_TIME = {"seconds", "phases_ms", "bytes_up", "bytes_down"}

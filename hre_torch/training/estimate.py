@@ -14,7 +14,7 @@ from math import ceil
 from typing import Any, Final
 
 from hre_torch.crypto.modulus import Parameters, load_profile
-from hre_torch.images import Data
+from hre_torch.data.images import Data
 from hre_torch.models import build_model
 from hre_torch.optim.flatten import Layout
 from hre_torch.protocol.suite import Plan, Workload

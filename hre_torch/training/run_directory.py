@@ -24,14 +24,14 @@ from typing import Any, BinaryIO, Final
 import msgspec
 
 from hre_torch.audit import TRANSCRIPT
-from hre_torch.checkpoint import (
+from hre_torch.errors import RunDirectoryError
+from hre_torch.training.checkpoint import (
     FORMAT,
     Checkpoint,
     decode_checkpoint,
     encode_checkpoint,
     recipe_digest,
 )
-from hre_torch.errors import RunDirectoryError
 from hre_torch.training.files import cut_file, file_size, read_file, replace_file
 from hre_torch.training.state import RunState
 

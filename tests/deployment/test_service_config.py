@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hre_torch import serving
 from hre_torch.crypto import keyfiles
+from hre_torch.deployment import serving
+from hre_torch.deployment.service_config import DSPConfig, KTSConfig, load_config
 from hre_torch.errors import KeyFileError, RecipeError, UnsupportedError
-from hre_torch.service_config import DSPConfig, KTSConfig, load_config
 from tests.sites import furnish
 
 GOOD = "roster: r.json\nkey: dsp.key\nstore: store\nkts: http://127.0.0.1:8441\n"

@@ -12,15 +12,20 @@ import numpy.typing as npt
 
 from hre_torch.aggregators.http import BackgroundSession, HTTPAggregator, RetryPolicy
 from hre_torch.aggregators.http.snapshots import ask_for_snapshot, seal_snapshot
+from hre_torch.deployment.identities import open_role
+from hre_torch.deployment.roster_file import (
+    parse_roster,
+    profile_of,
+    read_roster,
+    task_of,
+)
 from hre_torch.errors import AggregatorError, LayoutError, WrongTaskError
-from hre_torch.identities import open_role
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.participant import Opened, ParticipantState
 from hre_torch.protocol.requests import Status
 from hre_torch.protocol.session import Session, SessionState, Statistics
 from hre_torch.protocol.task import Secret, Task, state_digest
 from hre_torch.protocol.workers import Workers
-from hre_torch.roster_file import parse_roster, profile_of, read_roster, task_of
 
 __all__ = ["ConnectedSession", "connect", "read_weights", "write_weights"]
 

@@ -14,12 +14,12 @@ from typing import Final
 from hre_torch.aggregators.services.assembly import data_service, key_transform
 from hre_torch.aggregators.services.logs import log_event, write_logs_to
 from hre_torch.aggregators.services.running import check_exposure, serve
+from hre_torch.deployment.identities import open_role
+from hre_torch.deployment.roster_file import profile_of, read_roster, task_of
+from hre_torch.deployment.service_config import DSPConfig, KTSConfig, load_config
 from hre_torch.errors import KeyFileError
-from hre_torch.identities import open_role
 from hre_torch.protocol.task import DATA_SERVICE, KEY_TRANSFORM, Secret, Task
 from hre_torch.protocol.workers import Workers
-from hre_torch.roster_file import profile_of, read_roster, task_of
-from hre_torch.service_config import DSPConfig, KTSConfig, load_config
 
 __all__ = ["serve_dsp", "serve_kts"]
 

@@ -1,0 +1,1 @@
+"""Data sets, held in memory, and their division among participants."""

@@ -1,0 +1,1 @@
+"""Several organisations: keys, rosters, servers and participants of their own."""
