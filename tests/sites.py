@@ -49,7 +49,8 @@ class Site:
 
     def _start(self, role: str) -> None:
         code = (
-            "import sys; from pathlib import Path; from hre_torch.deployment import serving;"
+            "import sys; from pathlib import Path;"
+            "from hre_torch.deployment import serving;"
             f"serving.serve_{role}(Path(sys.argv[1]), lambda key, file: b'secret')"
         )
         log = (self.folder / f"{role}.log").open("a")

@@ -18,12 +18,13 @@ PACKAGE = Path(hre_torch.__file__).parent
 ONLY_SOURCE = "crypto/entropy.py"
 
 SEEDED = {
-    "aggregators/http/exchange.py": "pauses before a retry, so that not all come at once",
+    "aggregators/http/exchange.py": "pauses before a retry",
     "attacks/scene.py": "what the victims of a demonstration upload",
     "data/load.py": "which pictures belong to a subset, and the split of the digits",
     "data/partition.py": "who owns which pictures, their order and augmentation",
     "encoding/fixed_point.py": "stochastic rounding of values that are sealed later",
     "models.py": "a model's first weights, which everybody knows",
+    "training/runner.py": "torch's own stream (dropout), seeded, kept across a restart",
     "training/schedule.py": "simulated speeds of participants",
 }
 """Files that draw from other generators, and the non-secret that each one draws."""

@@ -9,7 +9,7 @@ from hre_torch.errors import MessageError, ReleaseError, TransformError
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.ciphers import Body
 from hre_torch.protocol.entries import Entry, Proposal
-from hre_torch.protocol.envelope import Envelope, decode, seal
+from hre_torch.protocol.envelope import MAX_HEADER_BYTES, Envelope, decode, seal
 from hre_torch.protocol.evidence import Evidence, EvidenceBox
 from hre_torch.protocol.journal import Journal
 from hre_torch.protocol.ledger import Ledger
@@ -274,10 +274,12 @@ class DataServiceProvider:
                 "a snapshot of the released weights"
             )
         last = since + 1
-        count = releases[last].count
+        count, octets = releases[last].count, len(releases[last].encoded)
         while merge and self._suite.merges and last < self.version:
             count += releases[last + 1].count
-            if count > self.task.config.max_additions:
+            octets += len(releases[last + 1].encoded)
+            # The download's header carries all their signed lists.
+            if count > self.task.config.max_additions or octets > MAX_HEADER_BYTES // 2:
                 break
             last += 1
         return since + 1, last

@@ -16,7 +16,7 @@ from hre_torch.crypto.modulus import Parameters
 from hre_torch.crypto.signatures import SigningKey, verify
 from hre_torch.encoding.fixed_point import FixedPoint
 from hre_torch.errors import TaskError
-from hre_torch.protocol.envelope import MAX_NAME
+from hre_torch.protocol.envelope import MAX_HEADER_BYTES, MAX_NAME
 from hre_torch.registry import nearest
 
 __all__ = [
@@ -36,6 +36,8 @@ __all__ = [
 Role = Literal["dsp", "kts", "participant"]
 DATA_SERVICE: Final = "dsp"
 KEY_TRANSFORM: Final = "kts"
+_LISTED_BYTES: Final = 64
+"""What an upload takes in a list besides its owner's name, and some room."""
 _FORMAT: Final = 1
 
 
@@ -285,6 +287,7 @@ class Task:
         config, count = self.config, len(self.roster.participants)
         t, k = config.min_contributions, config.max_additions
         servers = {card.signing_key for card in self.roster.cards()[:2]}
+        name_bytes = max((len(name.encode()) for name in self.roster.names), default=0)
         rules: list[tuple[bool, str]] = [
             (
                 config.format == _FORMAT,
@@ -320,6 +323,13 @@ class Task:
                 f"pending_limit (Q) is {config.pending_limit}, t is {t} and K is {k}: "
                 "Q must be at least 1, and uploads of t - 1 identities must not fill a "
                 "release alone, or nothing could ever be released; take K // P",
+            ),
+            (
+                count * config.pending_limit * (name_bytes + _LISTED_BYTES)
+                < MAX_HEADER_BYTES,
+                f"{count} participants with pending_limit (Q) = {config.pending_limit} "
+                "could make a release list longer than a message may be; lower "
+                "max_additions (K) or pending_limit (Q)",
             ),
             (
                 config.staleness_bound >= 1,

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from hre_torch.crypto.signatures import SigningKey
 from hre_torch.errors import (
     BackPressure,
     SignatureError,
@@ -18,7 +19,8 @@ from hre_torch.errors import (
     TaskError,
 )
 from hre_torch.federation import Federation
-from hre_torch.protocol.messages import Release
+from hre_torch.protocol.envelope import decode, seal
+from hre_torch.protocol.messages import Listed, Release
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.task import Task
 
@@ -203,6 +205,32 @@ def test_a_quota_that_would_let_a_few_fill_every_release_is_refused(make_federat
         else:
             with pytest.raises(TaskError, match="nothing could ever be released"):
                 Task(config, task.roster, task.parameters, task.signature)
+
+
+def test_lists_that_would_not_fit_into_a_message_are_refused(make_federation):
+    make_federation("plain", max_additions=15_000)
+    with pytest.raises(TaskError, match="longer than a message may be"):
+        make_federation("plain", max_additions=16_500)
+
+
+def test_the_longest_possible_list_fits_into_a_message(make_federation):
+    task = make_federation("plain", max_additions=15_000).task
+    listed = [
+        Listed(name, (1 << 63) - 1, bytes(32))
+        for name in task.roster.names * task.config.pending_limit
+    ]
+    release = Release(
+        cfg=task.cfg,
+        sender="kts",
+        version=(1 << 63) - 1,
+        uploads=tuple(listed),
+        expired=(),
+        commitment=bytes(32),
+        previous=bytes(32),
+        chain=bytes(32),
+    )
+    data = seal(release, SigningKey(bytes(32))).encode()
+    assert decode(data, Release, max_bytes=0).header == release
 
 
 @pytest.mark.parametrize("suite", SUITES)

@@ -236,6 +236,20 @@ def test_merging_stops_at_k_additions(make_federation):
     assert [each.count for each in behind.pull()] == [4, 2]
 
 
+def test_merging_stops_where_the_signed_lists_would_not_fit_into_a_message(
+    make_federation,
+):
+    federation = make_federation("paper", min_contributions=1, max_additions=6000)
+    a, behind = federation.join(), federation.join()
+    for _ in range(5):
+        a.push(constant(a, 1))
+    dsp = federation.servers._data_service
+    assert dsp.next_range(behind.name, 0) == (1, 5)
+    for release in dsp._shelf.releases.values():
+        release.encoded = bytes(200_000)
+    assert dsp.next_range(behind.name, 0) == (1, 2)
+
+
 class TamperingAggregator(LocalAggregator):
     """Changes one byte of the first download's body."""
 

@@ -245,7 +245,7 @@ class GatedSuite(Suite):
         recipients = table_bytes(parameters, RECIPIENT_WINDOW) * parameters.lanes
         recipients *= workload.participants
         base = table_bytes(parameters, JOINT_WINDOW)
-        constant_time = _CONSTANT_TIME * bits // 256
+        split_power = _SPLIT_POWER * bits // 256
         return Plan(
             plaintexts=plaintexts,
             upload_bytes=heads + lanes,
@@ -255,9 +255,9 @@ class GatedSuite(Suite):
                 "encrypt": (plaintexts + layout.blocks) * joint + plaintexts,
                 "check": plaintexts * _VERIFICATION,
                 "add": plaintexts + layout.blocks,
-                "first_phase": plaintexts * (constant_time + small),
-                "second_phase": plaintexts * (constant_time + small),
-                "open": plaintexts * constant_time,
+                "first_phase": plaintexts * (split_power + small),
+                "second_phase": plaintexts * (split_power + small),
+                "open": plaintexts * split_power,
             },
             table_bytes={
                 "participant": base * (parameters.lanes + 1),
@@ -334,8 +334,8 @@ class GatedSuite(Suite):
         return GatedKeyTransform(LaneTask(task), secret, workers)
 
 
-_CONSTANT_TIME: Final = 450
-"""Multiplications that one 256-bit `mpz_powm_sec` takes as long as."""
+_SPLIT_POWER: Final = 260
+"""Multiplications per lane of a power of a split 256-bit exponent."""
 _VERIFICATION: Final = 27
 """Multiplications per ciphertext of a batched proof with 128-bit weights."""
 

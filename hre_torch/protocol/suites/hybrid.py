@@ -156,6 +156,7 @@ class HybridDataService(DataServiceCipher[HybridSum]):
         return HybridSum(self._keys.add([total.keys for total in totals]), words)
 
     def forward(self, total: HybridSum) -> Parts:
+        """Return the heads of the key layer."""
         return self._keys.forward(total.keys)
 
     def commitment(self, total: HybridSum) -> bytes:
