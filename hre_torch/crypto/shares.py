@@ -16,8 +16,8 @@ Long-lived secret exponents `x` are never walked through themselves: every power
 them anew into `u` and `x - u` with a fresh random `u`, 64 bits longer than `x`, so that
 what a power shows of its exponents through time or caches says nothing about `x` unless
 it shows both halves of the same power (exponent splitting: C. Clavier, M. Joye, CHES
-2001). GMP's `mpz_powm_sec`, which needs no splitting, took 1.4 times as long for a block
-of 16 lanes. Python is not constant-time in either case.
+2001). GMP's `mpz_powm_sec`, which needs no splitting, took 1.4 times as long for a
+block of 16 lanes. Python is not constant-time in either case.
 """
 
 from __future__ import annotations
