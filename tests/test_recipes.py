@@ -208,3 +208,10 @@ def test_recipes_compare_by_content(minimal):
             "train": {"epochs": 1},
         }
     )
+
+
+def test_a_short_list_of_speeds_is_repeated_in_turn():
+    path = Path(__file__).parents[1] / "recipes" / "digits_mlp.yaml"
+    recipe = load_recipe(path, ["participants=5", "train.speeds=[1.0, 2.0]"])
+    assert recipe.speeds == [1.0, 2.0, 1.0, 2.0, 1.0]
+    assert load_recipe(path, ["train.speeds=null"]).speeds == [1.0] * 4

@@ -100,7 +100,7 @@ class TrainSection(_Section):
         "constant", description="weight of late updates (Xie, Koyejo, Gupta 2019)"
     )
     speeds: list[Positive] | None = Field(
-        None, description="relative speed of every participant; equal by default"
+        None, description="relative speeds, repeated in turn; equal by default"
     )
     threads: Count = Field(
         1, description="threads of torch; more than one helps large networks only"
@@ -177,18 +177,19 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        speeds, optimizer = self.train.speeds, self.train.optimizer
-        if speeds is not None and len(speeds) != self.participants:
-            raise ValueError(
-                f"train.speeds names {len(speeds)} speeds for {self.participants} "
-                "participants; give one each, or leave it out"
-            )
+        optimizer = self.train.optimizer
         if self.train.momentum > 0 and optimizer not in _WITH_MOMENTUM:
             raise ValueError(
                 f"train.momentum is {self.train.momentum}, but {optimizer!r} takes "
                 f"none; set it to 0 or use {' or '.join(_WITH_MOMENTUM)}"
             )
         return self
+
+    @property
+    def speeds(self) -> list[float]:
+        """Relative speed of every participant; a short list is repeated in turn."""
+        given = self.train.speeds or [1.0]
+        return [given[i % len(given)] for i in range(self.participants)]
 
     @property
     def combination(self) -> Literal["sum", "mean"]:

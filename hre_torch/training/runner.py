@@ -79,7 +79,7 @@ class Runner:
         self.federation.start_workers()
         self.federation.servers.on_release.append(self._tell_release)
         self._schedule = Schedule(
-            recipe.train.speeds or [1.0] * recipe.participants,
+            recipe.speeds,
             [learner.steps for learner in self.learners],
             jitter=_JITTER,
             seed=recipe.train.seed,

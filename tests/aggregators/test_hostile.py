@@ -84,6 +84,7 @@ def check_answers(seen: dict[str, int]) -> None:
         assert answers[refused] <= {"403", "409", "422"}, answers
 
 
+@pytest.mark.slow
 def test_honest_latency_at_most_doubles_under_a_thousand_hostile_connections(make_site):
     run_attack(make_site, 1000)
 
