@@ -165,7 +165,10 @@ def unmask(
         )
     _check_words(total, parameters.words(n_values))
     factor = SmallElement(secret_sum)
-    if np.abs(secret_sum.astype(np.int64)).max() > count * parameters.secret_limit:
+    # An honest sum of secrets is as narrow as the noise; a multiple of Delta added to
+    # it would change values without adding any noise.
+    limit = min(count * parameters.secret_limit, parameters.residual_limit(count))
+    if np.abs(secret_sum.astype(np.int64)).max() > limit:
         raise DecryptionError("a sum of masked updates does not open")
     n_blocks = parameters.blocks(n_values)
     values = np.empty(n_values, dtype=np.int64)

@@ -48,6 +48,17 @@ def surprises(attack, target, *, seeds, profile=TOY):
     return [seed for seed, r in zip(seeds, results, strict=True) if not r.as_expected]
 
 
+@pytest.mark.parametrize(("attack", "target"), PLAYED)
+def test_an_attack_does_what_it_should_with_twenty_seeds(attack, target):
+    assert surprises(attack, target, seeds=range(20)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("attack", "target"), PLAYED)
+def test_an_attack_does_what_it_should_with_a_hundred_seeds(attack, target):
+    assert surprises(attack, target, seeds=range(100)) == []
+
+
 KEYS = functools.cache(functools.partial(Suite.setup, operator=bytes(32)))
 
 
@@ -60,18 +71,6 @@ def keys_made_once(monkeypatch):
         return secrets, msgspec.structs.replace(roster, operator=operator)
 
     monkeypatch.setattr(Suite, "setup", setup)
-
-
-@pytest.mark.usefixtures("keys_made_once")
-@pytest.mark.parametrize(("attack", "target"), PLAYED)
-def test_an_attack_does_what_it_should_with_twenty_seeds(attack, target):
-    assert surprises(attack, target, seeds=range(20)) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("attack", "target"), PLAYED)
-def test_an_attack_does_what_it_should_with_a_hundred_seeds(attack, target):
-    assert surprises(attack, target, seeds=range(100)) == []
 
 
 @pytest.mark.usefixtures("keys_made_once")
