@@ -139,7 +139,7 @@ BAD = [
     (["train", "TOY", "-o", "model.options={width: 3}"], "has no such option"),
     (["train", "TOY", "-o", "min_contributions=4"], "min_contributions (t) is 4"),
     (["train", "TOY", "-o", "suite=gated"], "at least 3"),
-    (["train", "TOY", "-o", "train.speeds=[1.0]"], "train.speeds names 1 speeds"),
+    (["train", "TOY", "-o", "train.speeds=[0.0]"], "train.speeds"),
     (["train", "TOY", "-o", "train.batch_size=99"], "less than one batch"),
     (["train", "TOY", "-o", "data.train_size=9999"], "data.train_size is 9999"),
     (
