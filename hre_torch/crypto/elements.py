@@ -118,7 +118,7 @@ def _check_invertible(
     """
     product = mpz(1)
     for element in elements:
-        product = product * element % params.n
+        product = product * (element % params.n) % params.n
     if gmpy2.gcd(product, params.n) == 1:
         return
     index = next(i for i, x in enumerate(elements) if gmpy2.gcd(x, params.n) != 1)

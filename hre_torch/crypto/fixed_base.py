@@ -36,12 +36,12 @@ __all__ = [
 ]
 
 # Window sizes trade memory and building time against multiplications per power, at
-# 3072 bits and 256-bit exponents: 7.2 MB and 32 (8), 2.4 MB and 43 (6), 1.4 MB and 52
-# (5). Every participant uses the joint keys at every push, a server its own public
+# 3072 bits and 256-bit exponents: 7.2 MB and 32 (8), 4.1 MB and 37 (7), 2.4 MB and 43
+# (6). Every participant uses the joint keys at every push, a server its own public
 # keys at every pull, a recipient's keys are used by its own pulls only.
 JOINT_WINDOW: Final = 8
-SERVER_WINDOW: Final = 6
-RECIPIENT_WINDOW: Final = 5
+SERVER_WINDOW: Final = 7
+RECIPIENT_WINDOW: Final = 6
 
 # Bounds on the memory of all tables of a kind; the tables used last are kept.
 _SHARED_BYTES: Final = 1 << 30

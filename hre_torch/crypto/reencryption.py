@@ -95,7 +95,7 @@ def head_powers(
         CryptoError: `lanes` is out of range.
     """
     exponents = of_lanes(a.reveal(), lanes, params)
-    return tuple(powers_of_one_base(head, exponents, params.n_squared))
+    return tuple(powers_of_one_base(head, exponents, params.n))
 
 
 def first_phase(
@@ -223,7 +223,7 @@ def open_block(second: SecondPhase, k: Exponents, params: Parameters) -> list[in
     """
     n = params.n
     exponents = of_lanes(k.reveal(), len(second.U), params)
-    masks = powers_of_one_base(second.V, exponents, params.n_squared)
+    masks = powers_of_one_base(second.V, exponents, params.n)
     plaintexts = []
     for element, mask in zip(second.U, masks, strict=True):
         quotient, remainder = gmpy2.f_divmod(element - mask, n)

@@ -70,9 +70,9 @@ def strip(
     # The highest bit is set, so that u exceeds every x and all u are equally long.
     halves = [mpz(1) << bits | SYSTEM_ENTROPY.bits(bits) for _ in secret]
     inverse = gmpy2.invert(head, params.n_squared)
-    left = powers_of_one_base(inverse, halves, params.n_squared)
+    left = powers_of_one_base(inverse, halves, params.n)
     rest = [half - x for half, x in zip(halves, secret, strict=True)]
-    right = powers_of_one_base(head, rest, params.n_squared)
+    right = powers_of_one_base(head, rest, params.n)
     return tuple(a * b % params.n_squared for a, b in zip(left, right, strict=True))
 
 

@@ -12,14 +12,14 @@ made to run in constant time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Final
 
 import gmpy2
 from gmpy2 import mpz
 
-from hre_torch.errors import CryptoError
+from hre_torch.errors import CryptoError, InvalidElementError
 
 __all__ = ["power_modulo_square", "powers_of_one_base"]
 
@@ -70,69 +70,103 @@ def power_modulo_square(base: mpz, exponent: mpz, n: mpz) -> mpz:
     return low + high * n
 
 
-def powers_of_one_base(base: mpz, exponents: Sequence[mpz], modulus: mpz) -> list[mpz]:
-    """Return `base^e mod modulus` for every `e` in `exponents`.
+def powers_of_one_base(base: mpz, exponents: Sequence[mpz], n: mpz) -> list[mpz]:
+    """Return `base^e mod n^2` for every `e` in `exponents`.
 
-    The squares `base^(2^i)` are computed once. Exponents are taken in groups of up to
-    six: each square goes into the bucket of exactly those exponents of the group that
-    have bit `i`, and products of buckets give the powers. Sixteen 256-bit powers cost
-    1,100 multiplications where sixteen separate ones cost 4,900.
+    The squares `base^(2^i)` are computed once, as residue and twist (see
+    `fixed_base.FixedBaseTable`), so that multiplying by one costs half. Exponents are
+    taken in groups of up to six: each square goes into the bucket of exactly those
+    exponents of the group that have bit `i`, and products of buckets give the powers.
+    Sixteen 256-bit powers cost 1,250 multiplications, most of them halved, where
+    sixteen separate ones cost 4,900.
 
     Args:
-        base: Integer modulo `modulus`.
+        base: Integer coprime to `n`, taken modulo `n^2`.
         exponents: Integers `e >= 0`; one or two are raised one by one.
-        modulus: At least 2.
+        n: Modulus `n`, at least 2.
 
     Raises:
         CryptoError: An exponent is negative.
+        InvalidElementError: `base` shares a factor with `n`.
 
     References:
         N. Pippenger, "On the evaluation of powers and related problems", FOCS 1976.
     """
     _check_not_negative(exponents)
+    if gmpy2.gcd(base, n) != 1:
+        raise InvalidElementError(
+            "a base to be raised shares a factor with the modulus; decode elements "
+            "with decode_elements before using them"
+        )
     count = len(exponents)
     if count < _FEWEST_SHARED:
-        return [gmpy2.powmod(base, exponent, modulus) for exponent in exponents]
-    square = base % modulus
-    squares = [square]
-    for _ in range(1, max(exponent.bit_length() for exponent in exponents)):
-        square = square * square % modulus
-        squares.append(square)
+        return [gmpy2.powmod(base, exponent, n * n) for exponent in exponents]
+    bits = max(1, *(exponent.bit_length() for exponent in exponents))
+    squares = _squares(base, bits, n)
     groups = -(-count // _LARGEST_GROUP)
     edges = [count * group // groups for group in range(groups + 1)]
     return [
         power
         for start, end in pairwise(edges)
-        for power in _powers_of_group(squares, exponents[start:end], modulus)
+        for power in _powers_of_group(squares, exponents[start:end], n)
     ]
 
 
+def _squares(base: mpz, count: int, n: mpz) -> list[tuple[mpz, mpz]]:
+    """Return `base^(2^i)` as residue `t` and twist `u`, `x = t (1 + u n)`.
+
+    With `t^2 = q n + r`, the square of `(t, u)` is `(r, 2u + q/r)`, and `1/r` is the
+    square of `1/t`.
+    """
+    divmod_ = gmpy2.f_divmod
+    high, residue = divmod_(base, n)
+    inverse = gmpy2.invert(residue, n)
+    twist = high * inverse % n
+    squares = []
+    for _ in range(count):
+        squares.append((residue, twist))
+        quotient, residue = divmod_(residue * residue, n)
+        inverse = inverse * inverse % n
+        twist = (2 * twist + quotient * inverse) % n
+    return squares
+
+
 def _powers_of_group(
-    squares: Sequence[mpz], exponents: Sequence[mpz], modulus: mpz
+    squares: Sequence[tuple[mpz, mpz]], exponents: Sequence[mpz], n: mpz
 ) -> list[mpz]:
     """Return the powers of one group from the squares of the base, lowest first.
 
     Bucket `k` collects the squares wanted by exactly those exponents whose bit is set
     in `k`, the first exponent being the highest bit. The upper half of the buckets then
     multiplies to the first power and, folded onto the lower half, leaves the same
-    problem with one exponent fewer.
+    problem with one exponent fewer. Twists are added on the way and applied at the end.
     """
-    buckets = [mpz(1)] * (1 << len(exponents))
+    n_squared = n * n
+    products = [mpz(1)] * (1 << len(exponents))
+    twists = [mpz(0)] * len(products)
     rows = [f"{int(exponent):0{len(squares)}b}"[::-1] for exponent in exponents]
-    for square, column in zip(squares, zip(*rows, strict=True), strict=True):
+    for (residue, twist), column in zip(squares, zip(*rows, strict=True), strict=True):
         wanted_by = int("".join(column), 2)
         if wanted_by:
-            buckets[wanted_by] = buckets[wanted_by] * square % modulus
+            products[wanted_by] = products[wanted_by] * residue % n_squared
+            twists[wanted_by] += twist
     powers = []
-    while len(buckets) > 1:
-        half = len(buckets) // 2
-        lower, upper = buckets[:half], buckets[half:]
+    while len(products) > 1:
+        half = len(products) // 2
         power = mpz(1)
-        for bucket in upper:
-            power = power * bucket % modulus
-        powers.append(power)
-        buckets = [x * y % modulus for x, y in zip(lower, upper, strict=True)]
+        for product in products[half:]:
+            power = power * product % n_squared
+        twist = sum(twists[half:], mpz(0))
+        powers.append((power + power * twist % n * n) % n_squared)
+        products = [x * y % n_squared for x, y in _folded(products)]
+        twists = [x + y for x, y in _folded(twists)]
     return powers
+
+
+def _folded(items: Sequence[mpz]) -> Iterable[tuple[mpz, mpz]]:
+    """Pair the items of the lower half with those of the upper half."""
+    half = len(items) // 2
+    return zip(items[:half], items[half:], strict=True)
 
 
 def _check_not_negative(exponents: Sequence[mpz]) -> None:

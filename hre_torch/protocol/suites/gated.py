@@ -334,7 +334,7 @@ class GatedSuite(Suite):
         return GatedKeyTransform(LaneTask(task), secret, workers)
 
 
-_SPLIT_POWER: Final = 260
+_SPLIT_POWER: Final = 200
 """Multiplications per lane of a power of a split 256-bit exponent."""
 _VERIFICATION: Final = 27
 """Multiplications per ciphertext of a batched proof with 128-bit weights."""

@@ -286,7 +286,7 @@ class PaperSuite(Suite):
 
 _POWMOD: Final = 310
 """Multiplications of one 256-bit power of a base that is used once, in GMP."""
-_ONE_BASE: Final = 80
+_ONE_BASE: Final = 60
 """The same per lane where 16 lanes share the base (`powers_of_one_base`)."""
 
 
