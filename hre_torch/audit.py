@@ -32,8 +32,9 @@ from hre_torch.protocol.messages import (
     ReleaseOrder,
     Upload,
 )
+from hre_torch.protocol.roster import Roster
 from hre_torch.protocol.suites import SUITES
-from hre_torch.protocol.task import Roster, Task, TaskConfig
+from hre_torch.protocol.task import Task, TaskConfig
 
 __all__ = ["TRANSCRIPT", "AuditReport", "TranscriptWriter", "audit"]
 

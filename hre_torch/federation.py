@@ -19,18 +19,10 @@ from hre_torch.deployment.proposal import Combine, propose_task
 from hre_torch.errors import TaskError
 from hre_torch.observer import Observer, silent
 from hre_torch.optim.flatten import Buffers
+from hre_torch.protocol.roster import DATA_SERVICE, KEY_TRANSFORM, Role, Roster, Secret
 from hre_torch.protocol.session import Session, SessionState
 from hre_torch.protocol.suites import SUITES
-from hre_torch.protocol.task import (
-    DATA_SERVICE,
-    KEY_TRANSFORM,
-    Role,
-    Roster,
-    Secret,
-    Task,
-    TaskConfig,
-    sign_task,
-)
+from hre_torch.protocol.task import Task, TaskConfig, sign_task
 from hre_torch.protocol.vectors import decode_vector
 from hre_torch.protocol.workers import Workers
 from hre_torch.registry import nearest

@@ -24,7 +24,8 @@ from hre_torch.deployment.roster_file import (
     sign_roster,
     write_roster,
 )
-from hre_torch.protocol.task import TaskConfig, state_digest
+from hre_torch.protocol.task import TaskConfig
+from hre_torch.protocol.vectors import state_digest
 
 HASTY = RetryPolicy(attempts=3, first_pause=0.01, longest_pause=0.05, timeout=10)
 

@@ -127,7 +127,8 @@ from hre_torch.aggregators.local import LocalServers
 from hre_torch.crypto.modulus import load_profile
 from hre_torch.protocol.suites import SUITES
 from hre_torch.crypto.signatures import SigningKey
-from hre_torch.protocol.task import Task, TaskConfig, sign_task, state_digest
+from hre_torch.protocol.task import Task, TaskConfig, sign_task
+from hre_torch.protocol.vectors import state_digest
 import numpy as np
 parameters = load_profile("toy-insecure")
 operator = SigningKey(bytes(32))

@@ -30,9 +30,10 @@ from hre_torch.protocol.messages import (
     TransformRequest,
     Upload,
 )
+from hre_torch.protocol.roster import DATA_SERVICE, KEY_TRANSFORM, Secret
 from hre_torch.protocol.states import DataServiceState, KeyTransformState
 from hre_torch.protocol.suites import SUITES
-from hre_torch.protocol.task import DATA_SERVICE, KEY_TRANSFORM, Secret, Task
+from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
 
 __all__ = ["LocalAggregator", "LocalServers", "LocalServersState", "Tap"]

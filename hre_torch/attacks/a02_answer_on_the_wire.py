@@ -25,9 +25,10 @@ from hre_torch.crypto.shares import unmasked
 from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.envelope import Envelope
 from hre_torch.protocol.messages import TransformReply, TransformRequest, Upload
+from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.suites.keys import LaneTask, decode_exponents
-from hre_torch.protocol.task import Secret, Task
+from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
 
 __all__ = ["ATTACK", "View", "answer_on_the_wire"]

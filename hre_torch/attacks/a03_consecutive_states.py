@@ -17,8 +17,9 @@ from hre_torch.attacks.result import Attack, Outcome, Target
 from hre_torch.attacks.scene import CAST, Scene
 from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.messages import TransformRequest, Upload
+from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.suites.keys import LaneTask, decode_exponents
-from hre_torch.protocol.task import Secret, Task
+from hre_torch.protocol.task import Task
 
 __all__ = ["ATTACK", "View", "consecutive_states"]
 

@@ -19,8 +19,9 @@ from hre_torch.attacks.scene import Scene
 from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.envelope import Envelope
 from hre_torch.protocol.messages import Download, Upload
+from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.suites.keys import decode_exponents
-from hre_torch.protocol.task import Secret, Task
+from hre_torch.protocol.task import Task
 
 __all__ = ["ATTACK", "View", "false_head"]
 

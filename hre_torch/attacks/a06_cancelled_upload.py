@@ -23,8 +23,9 @@ from hre_torch.attacks.words import decode_words, plain_words
 from hre_torch.crypto.encryption import add
 from hre_torch.protocol.envelope import Envelope
 from hre_torch.protocol.messages import Download, Upload
+from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.suites.keys import decode_exponents
-from hre_torch.protocol.task import Secret, Task
+from hre_torch.protocol.task import Task
 
 __all__ = ["ATTACK", "View", "cancelled_upload"]
 

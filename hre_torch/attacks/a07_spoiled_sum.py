@@ -21,7 +21,8 @@ from hre_torch.attacks.scene import Scene
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY
 from hre_torch.protocol.envelope import Envelope
 from hre_torch.protocol.messages import Upload
-from hre_torch.protocol.task import Secret, Task
+from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.task import Task
 
 __all__ = ["ATTACK", "View", "spoil"]
 

@@ -29,9 +29,10 @@ from hre_torch.data.images import ImageSet
 from hre_torch.data.load import load_data
 from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.messages import Upload
+from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.suites.keys import decode_exponents
-from hre_torch.protocol.task import Secret, Task
+from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
 
 __all__ = ["ATTACK", "View", "tapped_upload", "two_downloads", "watch"]

@@ -24,10 +24,12 @@ from hre_torch.crypto.modulus import Parameters, load_profile
 from hre_torch.crypto.signatures import SigningKey
 from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.participant import LearningParticipant
+from hre_torch.protocol.roster import KeyCard
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.suites.key_proofs import sum_key
 from hre_torch.protocol.suites.keys import decode_keys, encode_keys
-from hre_torch.protocol.task import KeyCard, Task, state_digest
+from hre_torch.protocol.task import Task
+from hre_torch.protocol.vectors import state_digest
 from hre_torch.protocol.workers import Workers
 
 __all__ = ["ATTACK", "View", "rogue_key"]

@@ -30,8 +30,9 @@ from hre_torch.crypto.signatures import SigningKey
 from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.envelope import Envelope
 from hre_torch.protocol.messages import Upload
+from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.suites.keys import LaneTask, decode_exponents, encode_keys
-from hre_torch.protocol.task import Secret, Task
+from hre_torch.protocol.task import Task
 
 __all__ = ["ATTACK", "View", "negated_heads", "negated_lanes"]
 

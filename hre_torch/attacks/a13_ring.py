@@ -36,7 +36,8 @@ from hre_torch.crypto.negacyclic import RING_DIMENSION
 from hre_torch.crypto.ring_parameters import VALUES_PER_BLOCK
 from hre_torch.protocol.envelope import Envelope, seal
 from hre_torch.protocol.messages import Upload
-from hre_torch.protocol.task import Secret, Task
+from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.task import Task
 
 __all__ = ["ATTACK", "View", "change_words", "difference", "spoil_words"]
 

@@ -23,8 +23,9 @@ from hre_torch.crypto.ring_expansion import shared_expansion
 from hre_torch.crypto.ring_lwe import mask
 from hre_torch.protocol.envelope import Envelope, seal
 from hre_torch.protocol.messages import Upload
+from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.suites.keys import LaneTask
-from hre_torch.protocol.task import Secret, Task
+from hre_torch.protocol.task import Task
 
 __all__ = ["Draft"]
 

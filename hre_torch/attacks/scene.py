@@ -42,18 +42,11 @@ from hre_torch.protocol.messages import (
     Upload,
 )
 from hre_torch.protocol.participant import LearningParticipant
+from hre_torch.protocol.roster import DATA_SERVICE, KEY_TRANSFORM, Roster, Secret
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.suites import SUITES
-from hre_torch.protocol.task import (
-    DATA_SERVICE,
-    KEY_TRANSFORM,
-    Roster,
-    Secret,
-    Task,
-    TaskConfig,
-    sign_task,
-    state_digest,
-)
+from hre_torch.protocol.task import Task, TaskConfig, sign_task
+from hre_torch.protocol.vectors import state_digest
 from hre_torch.protocol.workers import Workers
 
 __all__ = ["CAST", "Scene", "make_task", "seeded", "transform_request"]

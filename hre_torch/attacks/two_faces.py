@@ -29,7 +29,8 @@ from hre_torch.protocol.messages import (
     Upload,
 )
 from hre_torch.protocol.participant import LearningParticipant
-from hre_torch.protocol.task import Secret, Task
+from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.task import Task
 
 __all__ = [
     "EVERYBODY",

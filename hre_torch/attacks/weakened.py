@@ -36,10 +36,11 @@ from hre_torch.protocol.envelope import (
 from hre_torch.protocol.key_transform import KeyTransformServer
 from hre_torch.protocol.ledger import Ledger
 from hre_torch.protocol.participant import LearningParticipant
+from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.suites.keys import LaneTask
-from hre_torch.protocol.task import Secret, Task
+from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
 
 __all__ = [

@@ -16,6 +16,7 @@ from hre_torch.crypto.entropy import SYSTEM_ENTROPY
 from hre_torch.crypto.lane_keys import of_lanes
 from hre_torch.errors import DecryptionError
 from hre_torch.protocol.ciphers import Body, DataServiceCipher, Parts
+from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.suites.gated import (
     GatedDataService,
@@ -27,7 +28,7 @@ from hre_torch.protocol.suites.gated import (
 from hre_torch.protocol.suites.keys import LaneTask, decode_exponents
 from hre_torch.protocol.suites.paper import PaperSum
 from hre_torch.protocol.suites.plain import LedgerOnly
-from hre_torch.protocol.task import Secret, Task
+from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
 
 __all__ = [

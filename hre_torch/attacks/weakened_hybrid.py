@@ -19,13 +19,14 @@ from hre_torch.crypto.entropy import Entropy
 from hre_torch.crypto.ring_expansion import PublicExpansion
 from hre_torch.crypto.ring_lwe import mask
 from hre_torch.protocol.ciphers import Parts, SealedBody
+from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.suites.hybrid import (
     HybridDataService,
     HybridParticipant,
     HybridSum,
     key_layer,
 )
-from hre_torch.protocol.task import Secret, Task
+from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
 
 __all__ = [

@@ -9,7 +9,7 @@ import typer
 
 from hre_torch.cli.passphrases import PassphraseFile, ask_new_passphrase
 from hre_torch.deployment.identities import CardFile, make_operator, make_role
-from hre_torch.protocol.task import DATA_SERVICE, KEY_TRANSFORM, Role
+from hre_torch.protocol.roster import DATA_SERVICE, KEY_TRANSFORM, Role
 
 __all__ = ["add_role_commands"]
 

@@ -11,8 +11,8 @@ from hre_torch.crypto.keyfiles import read_key_file, write_key_file
 from hre_torch.crypto.modulus import load_profile
 from hre_torch.crypto.signatures import SigningKey
 from hre_torch.errors import KeyFileError, TaskError, UnsupportedError
+from hre_torch.protocol.roster import DATA_SERVICE, KEY_TRANSFORM, KeyCard, Role, Secret
 from hre_torch.protocol.suites import SUITES
-from hre_torch.protocol.task import DATA_SERVICE, KEY_TRANSFORM, KeyCard, Role, Secret
 
 __all__ = [
     "OPERATOR",

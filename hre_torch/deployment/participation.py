@@ -20,8 +20,10 @@ from hre_torch.deployment.proposal import propose_task
 from hre_torch.errors import LayoutError, RecipeError
 from hre_torch.models import build_model
 from hre_torch.observer import PhaseTimer
+from hre_torch.protocol.roster import Roster
 from hre_torch.protocol.session import Session
-from hre_torch.protocol.task import Roster, TaskConfig, state_digest
+from hre_torch.protocol.task import TaskConfig
+from hre_torch.protocol.vectors import state_digest
 from hre_torch.recipes import Recipe
 from hre_torch.training.evaluation import evaluate, released_model
 from hre_torch.training.learner import Learner

@@ -11,8 +11,10 @@ from torch import nn
 from hre_torch.crypto.modulus import Parameters
 from hre_torch.errors import TaskError
 from hre_torch.optim.flatten import Buffers, FlatView, Layout
+from hre_torch.protocol.roster import Roster
 from hre_torch.protocol.suites import SUITES
-from hre_torch.protocol.task import Roster, TaskConfig, state_digest
+from hre_torch.protocol.task import TaskConfig
+from hre_torch.protocol.vectors import state_digest
 
 __all__ = ["Combine", "propose_task"]
 

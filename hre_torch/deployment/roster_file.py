@@ -17,17 +17,15 @@ from hre_torch.crypto.modulus import Parameters, load_profile
 from hre_torch.crypto.signatures import SigningKey
 from hre_torch.deployment.identities import CardFile
 from hre_torch.errors import TaskError
-from hre_torch.protocol.suites import SUITES
-from hre_torch.protocol.task import (
+from hre_torch.protocol.roster import (
     DATA_SERVICE,
     KEY_TRANSFORM,
     KeyCard,
     Roster,
     Secret,
-    Task,
-    TaskConfig,
-    sign_task,
 )
+from hre_torch.protocol.suites import SUITES
+from hre_torch.protocol.task import Task, TaskConfig, sign_task
 
 __all__ = [
     "RosterFile",

@@ -18,7 +18,8 @@ from hre_torch.deployment.identities import open_role
 from hre_torch.deployment.roster_file import profile_of, read_roster, task_of
 from hre_torch.deployment.service_config import DSPConfig, KTSConfig, load_config
 from hre_torch.errors import KeyFileError
-from hre_torch.protocol.task import DATA_SERVICE, KEY_TRANSFORM, Secret, Task
+from hre_torch.protocol.roster import DATA_SERVICE, KEY_TRANSFORM, Secret
+from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
 
 __all__ = ["serve_dsp", "serve_kts"]

@@ -20,7 +20,8 @@ from hre_torch.protocol.envelope import Envelope, Name, parse_header
 from hre_torch.protocol.journal import Journal
 from hre_torch.protocol.messages import Release, Upload
 from hre_torch.protocol.requests import Witness
-from hre_torch.protocol.task import KeyCard, Task
+from hre_torch.protocol.roster import KeyCard
+from hre_torch.protocol.task import Task
 
 __all__ = ["Evidence", "EvidenceBox", "check_evidence", "decode_evidence"]
 

@@ -19,10 +19,11 @@ from hre_torch.protocol.messages import (
     TransformRequest,
     Upload,
 )
+from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.shelf import Shelf
 from hre_torch.protocol.states import KeyTransformState
 from hre_torch.protocol.suites import SUITES
-from hre_torch.protocol.task import Secret, Task
+from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
 
 __all__ = ["KeyTransformServer"]

@@ -21,8 +21,9 @@ from hre_torch.errors import (
 from hre_torch.protocol.entries import GENESIS, chain_after
 from hre_torch.protocol.envelope import Envelope, decode, seal
 from hre_torch.protocol.messages import Download, Listed, Release, Upload
+from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.suites import SUITES
-from hre_torch.protocol.task import Secret, Task
+from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
 
 __all__ = ["LearningParticipant", "Opened", "ParticipantState"]

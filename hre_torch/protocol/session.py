@@ -35,9 +35,10 @@ from hre_torch.protocol.participant import (
     Opened,
     ParticipantState,
 )
+from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.suites import SUITES
-from hre_torch.protocol.task import Secret, Task, chained_digest, state_digest
-from hre_torch.protocol.vectors import decode_vector
+from hre_torch.protocol.task import Task
+from hre_torch.protocol.vectors import chained_digest, decode_vector, state_digest
 from hre_torch.protocol.workers import Workers
 
 __all__ = ["Session", "SessionState", "Statistics"]

@@ -24,15 +24,15 @@ from hre_torch.protocol.ciphers import (
     KeyTransformCipher,
     ParticipantCipher,
 )
-from hre_torch.protocol.task import (
+from hre_torch.protocol.roster import (
     DATA_SERVICE,
     KEY_TRANSFORM,
     KeyCard,
     Role,
     Roster,
     Secret,
-    Task,
 )
+from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
 
 __all__ = ["Plan", "Suite", "Workload", "new_identity"]

@@ -1,7 +1,8 @@
-"""Vectors of integers as octets in saved states: little-endian, of one length only."""
+"""Vectors of integers as octets, in saved states and under hashes: little-endian."""
 
 from __future__ import annotations
 
+import hashlib
 from typing import Literal
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from hre_torch.errors import LayoutError
 
-__all__ = ["decode_vector"]
+__all__ = ["chained_digest", "decode_vector", "state_digest"]
 
 
 def decode_vector(
@@ -35,3 +36,13 @@ def decode_vector(
             "were saved: they are damaged, or belong to another model"
         )
     return np.frombuffer(data, dtype=dtype).astype(np.dtype(dtype).newbyteorder("="))
+
+
+def chained_digest(previous: bytes, digest: bytes) -> bytes:
+    """Return SHA-256 of one model's digest after that of all models before it."""
+    return hashlib.sha256(previous + digest).digest()
+
+
+def state_digest(released: npt.NDArray[np.int64]) -> bytes:
+    """Return SHA-256 of released weights, int64 little-endian, shape `(n_values,)`."""
+    return hashlib.sha256(np.ascontiguousarray(released, "<i8").data).digest()

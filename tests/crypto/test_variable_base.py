@@ -14,9 +14,7 @@ PARAMS = load_profile("toy-insecure")
 EXPONENTS = st.integers(0, 2**80).map(mpz)
 
 
-UNITS = (
-    st.integers(1, 2**1024).map(mpz).filter(lambda x: gmpy2.gcd(x, PARAMS.n) == 1)
-)
+UNITS = st.integers(1, 2**1024).map(mpz).filter(lambda x: gmpy2.gcd(x, PARAMS.n) == 1)
 
 
 @given(UNITS, st.lists(EXPONENTS, max_size=18))

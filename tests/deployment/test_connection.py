@@ -29,7 +29,7 @@ from hre_torch.errors import (
     TaskError,
     WrongTaskError,
 )
-from hre_torch.protocol.task import state_digest
+from hre_torch.protocol.vectors import state_digest
 from tests.sites import Site, furnish
 
 SUITES = ["plain", "hybrid"]

@@ -33,7 +33,8 @@ from hre_torch.errors import (
     TaskError,
     UnsupportedError,
 )
-from hre_torch.protocol.task import TaskConfig, state_digest
+from hre_torch.protocol.task import TaskConfig
+from hre_torch.protocol.vectors import state_digest
 from tests.sites import furnish
 
 

@@ -23,7 +23,8 @@ from hre_torch.protocol.key_transform import KeyTransformServer
 from hre_torch.protocol.messages import Release, ReleaseOrder, Upload
 from hre_torch.protocol.participant import LearningParticipant
 from hre_torch.protocol.suites import SUITES
-from hre_torch.protocol.task import Task, TaskConfig, sign_task, state_digest
+from hre_torch.protocol.task import Task, TaskConfig, sign_task
+from hre_torch.protocol.vectors import state_digest
 from hre_torch.protocol.workers import Workers
 from tests.protocol.reference_servers import CORRUPTIONS, ReferenceServer, Sent
 

@@ -14,7 +14,7 @@ from hre_torch.protocol.journal import Journal
 from hre_torch.protocol.key_transform import KeyTransformServer
 from hre_torch.protocol.messages import Upload
 from hre_torch.protocol.participant import LearningParticipant
-from hre_torch.protocol.task import state_digest
+from hre_torch.protocol.vectors import state_digest
 from hre_torch.protocol.workers import Workers
 
 TOLD = [name for name in vars(Journal) if not name.startswith("_")]

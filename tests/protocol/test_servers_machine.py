@@ -27,7 +27,7 @@ from hre_torch.protocol.messages import (
     ReleaseOrder,
     Upload,
 )
-from hre_torch.protocol.task import state_digest
+from hre_torch.protocol.vectors import state_digest
 from tests.protocol.reference_servers import CORRUPTIONS
 from tests.protocol.servers_play import N_VALUES, NAMES, outcome, seen
 from tests.protocol.servers_promises import Promises

@@ -31,8 +31,9 @@ from hre_torch.protocol.requests import (
     Status,
     StatusRequest,
 )
+from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.suites import SUITES
-from hre_torch.protocol.task import Secret, Task
+from hre_torch.protocol.task import Task
 
 __all__ = ["HTTPAggregator"]
 

@@ -28,10 +28,11 @@ from hre_torch.protocol.requests import (
     SnapshotRequest,
     Witness,
 )
+from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.suites import SUITES
-from hre_torch.protocol.task import Secret, Task, chained_digest, state_digest
-from hre_torch.protocol.vectors import decode_vector
+from hre_torch.protocol.task import Task
+from hre_torch.protocol.vectors import chained_digest, decode_vector, state_digest
 
 __all__ = ["Released", "ask_for_snapshot", "seal_snapshot", "snapshot_bytes"]
 

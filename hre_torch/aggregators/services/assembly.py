@@ -12,8 +12,9 @@ from hre_torch.aggregators.services.steps import Durable, InMemory
 from hre_torch.aggregators.store import Store
 from hre_torch.protocol.data_service import DataServiceProvider
 from hre_torch.protocol.key_transform import KeyTransformServer
+from hre_torch.protocol.roster import DATA_SERVICE, KEY_TRANSFORM, Secret
 from hre_torch.protocol.suites import SUITES
-from hre_torch.protocol.task import DATA_SERVICE, KEY_TRANSFORM, Secret, Task
+from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
 
 __all__ = ["data_service", "key_transform"]

@@ -17,8 +17,9 @@ from hre_torch.aggregators.services.steps import Durable, Steps
 from hre_torch.protocol.envelope import MAX_HEADER_BYTES, Envelope, Header, decode
 from hre_torch.protocol.key_transform import KeyTransformServer
 from hre_torch.protocol.messages import Deposit, ReleaseOrder, TransformRequest
+from hre_torch.protocol.roster import DATA_SERVICE, Secret
 from hre_torch.protocol.suites import SUITES
-from hre_torch.protocol.task import DATA_SERVICE, Secret, Task
+from hre_torch.protocol.task import Task
 
 __all__ = ["KeyTransformService"]
 

@@ -21,7 +21,8 @@ from hre_torch.protocol.requests import (
     SnapshotRequest,
     Witness,
 )
-from hre_torch.protocol.task import Secret, Task
+from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.task import Task
 
 __all__ = ["SnapshotRelay"]
 

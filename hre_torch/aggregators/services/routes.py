@@ -19,7 +19,8 @@ from hre_torch.aggregators.services.metrics import Metrics
 from hre_torch.crypto.signatures import SigningKey
 from hre_torch.errors import AggregatorError, HREError
 from hre_torch.protocol.envelope import refuse
-from hre_torch.protocol.task import Secret, Task
+from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.task import Task
 
 __all__ = ["MEDIA_TYPE", "Desk"]
 

@@ -18,8 +18,9 @@ from hre_torch.aggregators.store.witness import Witness, contradiction
 from hre_torch.errors import HREError, StoreError
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.journal import Journal
+from hre_torch.protocol.roster import DATA_SERVICE
 from hre_torch.protocol.states import DataServiceState, KeyTransformState
-from hre_torch.protocol.task import DATA_SERVICE, Task
+from hre_torch.protocol.task import Task
 
 __all__ = ["BODIES", "DATABASE", "WITNESS", "Store"]
 

@@ -35,6 +35,7 @@ from hre_torch.protocol.ciphers import (
     Parts,
     SealedBody,
 )
+from hre_torch.protocol.roster import KeyCard, Role, Secret
 from hre_torch.protocol.suite import Plan, Suite, Workload
 from hre_torch.protocol.suites.blocks import BlockLayout
 from hre_torch.protocol.suites.key_proofs import (
@@ -43,7 +44,7 @@ from hre_torch.protocol.suites.key_proofs import (
     sum_key,
 )
 from hre_torch.protocol.suites.keys import LaneTask, decode_exponents
-from hre_torch.protocol.task import KeyCard, Role, Secret, Task
+from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
 
 __all__ = [

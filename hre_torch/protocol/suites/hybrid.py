@@ -32,6 +32,7 @@ from hre_torch.protocol.ciphers import (
     Parts,
     SealedBody,
 )
+from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.suite import Plan, Workload
 from hre_torch.protocol.suites.gated import (
     GatedDataService,
@@ -42,7 +43,7 @@ from hre_torch.protocol.suites.gated import (
     checked_heads,
 )
 from hre_torch.protocol.suites.keys import LaneTask
-from hre_torch.protocol.task import Secret, Task
+from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
 
 __all__ = [

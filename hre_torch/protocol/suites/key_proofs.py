@@ -17,9 +17,9 @@ from hre_torch.crypto.lane_keys import Exponents, check_public_keys
 from hre_torch.crypto.modulus import Parameters
 from hre_torch.crypto.schnorr import prove_knowledge, verify_knowledge
 from hre_torch.errors import CryptoError, TaskError
+from hre_torch.protocol.roster import KeyCard, Role, Roster, Secret
 from hre_torch.protocol.suite import new_identity
 from hre_torch.protocol.suites.keys import decode_keys, encode_exponents, encode_keys
-from hre_torch.protocol.task import KeyCard, Role, Roster, Secret
 
 __all__ = ["check_roster", "proven_identity", "sum_key"]
 

@@ -42,6 +42,7 @@ from hre_torch.protocol.ciphers import (
     Parts,
     SealedBody,
 )
+from hre_torch.protocol.roster import KeyCard, Role, Secret
 from hre_torch.protocol.suite import Plan, Suite, Workload, new_identity
 from hre_torch.protocol.suites.blocks import BlockLayout
 from hre_torch.protocol.suites.keys import (
@@ -52,7 +53,7 @@ from hre_torch.protocol.suites.keys import (
     encode_keys,
 )
 from hre_torch.protocol.suites.plain import LedgerOnly
-from hre_torch.protocol.task import KeyCard, Role, Secret, Task
+from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
 
 __all__ = ["SUITE", "PaperSuite"]

@@ -27,17 +27,17 @@ from hre_torch.protocol.ciphers import (
     Parts,
     SealedBody,
 )
-from hre_torch.protocol.suite import Plan, Suite, Workload, new_identity
-from hre_torch.protocol.suites.plain import LedgerOnly
-from hre_torch.protocol.task import (
+from hre_torch.protocol.roster import (
     DATA_SERVICE,
     KEY_TRANSFORM,
     KeyCard,
     Role,
     Roster,
     Secret,
-    Task,
 )
+from hre_torch.protocol.suite import Plan, Suite, Workload, new_identity
+from hre_torch.protocol.suites.plain import LedgerOnly
+from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
 
 __all__ = ["SUITE", "PhongSuite"]

@@ -22,8 +22,9 @@ from hre_torch.protocol.ciphers import (
     Parts,
     SealedBody,
 )
+from hre_torch.protocol.roster import KeyCard, Role, Secret
 from hre_torch.protocol.suite import Plan, Suite, Workload, new_identity
-from hre_torch.protocol.task import KeyCard, Role, Secret, Task
+from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
 
 __all__ = ["SUITE", "LedgerOnly", "PlainSuite"]

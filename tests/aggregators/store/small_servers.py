@@ -28,9 +28,11 @@ from hre_torch.protocol.messages import (
     TransformRequest,
     Upload,
 )
+from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.suites import SUITES
-from hre_torch.protocol.task import Secret, Task, TaskConfig, sign_task, state_digest
+from hre_torch.protocol.task import Task, TaskConfig, sign_task
+from hre_torch.protocol.vectors import state_digest
 from hre_torch.protocol.workers import Workers
 
 KINDS = {

@@ -1,0 +1,149 @@
+"""Who takes part in a task: secrets, the public key cards, and the roster of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import Final, Literal
+
+import msgspec
+
+from hre_torch.crypto.signatures import SigningKey
+from hre_torch.errors import TaskError
+from hre_torch.protocol.envelope import MAX_NAME
+from hre_torch.registry import nearest
+
+__all__ = [
+    "DATA_SERVICE",
+    "KEY_TRANSFORM",
+    "KeyCard",
+    "Role",
+    "Roster",
+    "Secret",
+]
+
+Role = Literal["dsp", "kts", "participant"]
+DATA_SERVICE: Final = "dsp"
+KEY_TRANSFORM: Final = "kts"
+
+
+class Secret:
+    """What one role must keep to itself; its repr shows nothing of it.
+
+    Args:
+        role: `"dsp"`, `"kts"` or `"participant"`.
+        name: identity in the roster; a server's name is its role.
+        signing: the key that signs this role's messages.
+        material: key material in the suite's own encoding; empty where it has none.
+    """
+
+    __slots__ = ("material", "name", "role", "signing")
+
+    def __init__(
+        self, role: Role, name: str, signing: SigningKey, material: bytes
+    ) -> None:
+        self.role: Role = role
+        self.name = name
+        self.signing = signing
+        self.material = material
+
+    def __repr__(self) -> str:
+        return f"Secret(role={self.role!r}, name={self.name!r})"
+
+
+class KeyCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The public half of a `Secret`.
+
+    Attributes:
+        role: `"dsp"`, `"kts"` or `"participant"`.
+        name: identity, unique in a roster.
+        signing_key: Ed25519 public key, 32 octets.
+        public: the suite's public keys, one encoded group element per lane.
+        proof: proof of knowledge of the exponents, where the suite asks for one.
+    """
+
+    role: Role
+    name: str
+    signing_key: bytes
+    public: tuple[bytes, ...] = ()
+    proof: bytes = b""
+
+
+class Roster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everybody who takes part, with their keys and the joint key of the servers.
+
+    Attributes:
+        operator: Ed25519 key that signs the task; neither server's, since whoever
+            signs the roster could invent participants.
+        data_service: card of the DSP.
+        key_transform: card of the KTS.
+        participants: cards of the participants, in the order of the roster.
+        joint_key: `PK_j`, one encoded group element per lane.
+    """
+
+    operator: bytes
+    data_service: KeyCard
+    key_transform: KeyCard
+    participants: tuple[KeyCard, ...]
+    joint_key: tuple[bytes, ...] = ()
+
+    def __post_init__(self) -> None:
+        roles = [card.role for card in self.cards()]
+        if roles[:2] != ["dsp", "kts"] or {*roles[2:]} - {"participant"}:
+            raise TaskError(
+                "a roster has the card of a DSP, that of a KTS, and those of "
+                f"participants, but this one has {roles}; put every card in its place"
+            )
+        names = Counter(card.name for card in self.cards())
+        if not all(1 <= len(name) <= MAX_NAME for name in names):
+            raise TaskError(
+                f"names in a roster have 1 to {MAX_NAME} characters; choose another "
+                "one for whoever has none, or a longer one"
+            )
+        doubles = sorted(name for name, count in names.items() if count > 1)
+        if doubles:
+            raise TaskError(
+                f"the roster names {', '.join(map(repr, doubles))} more than once; "
+                f"give every participant its own name, other than {DATA_SERVICE!r} and "
+                f"{KEY_TRANSFORM!r}"
+            )
+
+    def cards(self) -> tuple[KeyCard, ...]:
+        """Return all cards: both servers, then the participants."""
+        return (self.data_service, self.key_transform, *self.participants)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The participants' names, in the order of the roster."""
+        return tuple(card.name for card in self.participants)
+
+    def card(self, name: str) -> KeyCard:
+        """Return the card of a participant or a server.
+
+        Raises:
+            TaskError: the roster has no such name.
+        """
+        for card in self.cards():
+            if card.name == name:
+                return card
+        raise TaskError(
+            f"{name!r} is not in the roster: {nearest(name, list(self.names))}"
+        )
+
+    def participant(self, name: str) -> KeyCard:
+        """Return the card of a participant; a server is none.
+
+        Raises:
+            TaskError: no participant has that name.
+        """
+        for card in self.participants:
+            if card.name == name:
+                return card
+        raise TaskError(
+            f"{name!r} is not a participant of this task: "
+            f"{nearest(name, list(self.names))}"
+        )
+
+    def digest(self) -> bytes:
+        """Return SHA-256 of the roster's canonical encoding."""
+        return hashlib.sha256(msgspec.msgpack.encode(self)).digest()
