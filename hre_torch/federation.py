@@ -20,7 +20,8 @@ from hre_torch.errors import TaskError
 from hre_torch.observer import Observer, silent
 from hre_torch.optim.flatten import Buffers
 from hre_torch.protocol.roster import DATA_SERVICE, KEY_TRANSFORM, Role, Roster, Secret
-from hre_torch.protocol.session import Session, SessionState
+from hre_torch.protocol.session import Session
+from hre_torch.protocol.session_state import SessionState
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task, TaskConfig, sign_task
 from hre_torch.protocol.vectors import decode_vector

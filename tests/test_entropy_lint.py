@@ -218,7 +218,7 @@ def test_the_lint_leaves_honest_code_alone(source):
 
 
 def test_a_violation_planted_in_a_real_file_is_caught():
-    text = FILES["protocol/suites/gated.py"].read_text()
+    text = FILES["protocol/suites/gated_roles.py"].read_text()
     assert draws(text) == []
     planted = text.replace(
         "r = SYSTEM_ENTROPY.exponent(parameters.exponent_bits)",

@@ -18,7 +18,7 @@ from hre_torch.errors import DecryptionError
 from hre_torch.protocol.ciphers import Body, DataServiceCipher, Parts
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.suites import SUITES
-from hre_torch.protocol.suites.gated import (
+from hre_torch.protocol.suites.gated_roles import (
     GatedDataService,
     GatedKeyTransform,
     GatedParticipant,

@@ -24,7 +24,8 @@ from hre_torch.observer import Observer, silent
 from hre_torch.protocol.participant import Opened, ParticipantState
 from hre_torch.protocol.requests import Status
 from hre_torch.protocol.roster import Secret
-from hre_torch.protocol.session import Session, SessionState, Statistics
+from hre_torch.protocol.session import Session
+from hre_torch.protocol.session_state import SessionState, Statistics
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.vectors import state_digest
 from hre_torch.protocol.workers import Workers

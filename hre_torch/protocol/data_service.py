@@ -5,29 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hre_torch.errors import MessageError, ReleaseError, TransformError
+from hre_torch.errors import MessageError, ReleaseError
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.ciphers import Body
+from hre_torch.protocol.downloads import DownloadServer
 from hre_torch.protocol.entries import Entry, Proposal
-from hre_torch.protocol.envelope import MAX_HEADER_BYTES, Envelope, decode, seal
-from hre_torch.protocol.evidence import Evidence, EvidenceBox
+from hre_torch.protocol.envelope import Envelope, seal
 from hre_torch.protocol.journal import Journal
-from hre_torch.protocol.ledger import Ledger
 from hre_torch.protocol.messages import (
     Ack,
     Deposit,
-    Download,
     Receipt,
     Release,
     ReleaseOrder,
-    TransformReply,
-    TransformRequest,
     Upload,
 )
 from hre_torch.protocol.roster import Secret
-from hre_torch.protocol.shelf import Shelf
 from hre_torch.protocol.states import DataServiceState
-from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
 
@@ -51,17 +45,7 @@ class Standing:
     pending: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Begun:
-    """A key transform that waits for the KTS: its releases, own part, signed lists."""
-
-    first: int
-    last: int
-    own: Any
-    signed: tuple[bytes, ...]
-
-
-class DataServiceProvider:
+class DataServiceProvider(DownloadServer):
     """The DSP's end of the protocol, a pure function of its state.
 
     Args:
@@ -83,31 +67,12 @@ class DataServiceProvider:
         state: DataServiceState | None = None,
         journal: Journal | None = None,
     ) -> None:
-        self.task = task
-        self._secret = secret
-        self._observe = observe
-        self._journal = journal or Journal()
-        self._suite = SUITES.get(task.config.suite)
-        self._suite.check(task)
-        self._cipher = self._suite.data_service(task, secret, workers)
-        self._sizes = (self._suite.proof_size(task), *self._suite.upload_sizes(task))
-        self._ledger = Ledger(
-            task.config, task.roster.names, state.ledger if state else None
+        super().__init__(
+            task, secret, workers, observe=observe, state=state, journal=journal
         )
-        self._shelf = Shelf(task.roster.names, self._cipher, self._journal, state)
-        self._evidence = EvidenceBox(self._journal, state.evidence if state else ())
+        suite = self._suite
+        self._sizes = (suite.proof_size(task), *suite.upload_sizes(task))
         self._summed: tuple[list[bytes], Any] | None = None
-        self._transforms: dict[str, _Begun] = {}
-
-    @property
-    def version(self) -> int:
-        """Number of releases so far."""
-        return self._ledger.version
-
-    @property
-    def evidence(self) -> tuple[Evidence, ...]:
-        """Proof of contradictions that this server has come across."""
-        return self._evidence.all()
 
     def base_version(self, upload: bytes) -> int:
         """Return the version that an entered upload, named by its digest, builds on.
@@ -136,8 +101,7 @@ class DataServiceProvider:
                 f"proof and parts of an upload have {self._sizes} octets in this task, "
                 f"these have {sizes}"
             )
-        earlier = self._ledger.named(header.sender, header.sequence)
-        self._evidence.compare(self._shelf.signed(earlier), upload)
+        self._compare_with_earlier(upload)
         entry = Entry.of(header, upload.digest)
         self._ledger.check_entry(entry)
         if self._ledger.find(upload.digest) is None:
@@ -242,94 +206,6 @@ class DataServiceProvider:
         self._ledger.release(proposal, header.commitment)
         self._shelf.release(proposal, release, total)
 
-    def next_range(
-        self, recipient: str, since: int, *, merge: bool = True
-    ) -> tuple[int, int] | None:
-        """Return the releases that the recipient's next download holds, or None.
-
-        Consecutive releases are merged up to a total count of K where the suite
-        allows it. What every participant has fetched is forgotten.
-
-        Args:
-            recipient: who asks.
-            since: last release that the recipient has opened.
-            merge: False to get releases singly.
-
-        Raises:
-            TransformError: the recipient is so far behind that its next release is
-                no longer kept, or claims releases that do not exist.
-        """
-        self.task.roster.participant(recipient)
-        if since > self.version:
-            raise TransformError(
-                f"{recipient!r} asks for what follows release {since}, but the newest "
-                f"is {self.version}: it belongs to another federation"
-            )
-        self._shelf.forget(recipient, since)
-        releases = self._shelf.releases
-        if since == self.version:
-            return None
-        if since + 1 not in releases:
-            raise TransformError(
-                f"release {since + 1} is no longer kept; {recipient!r} must start from "
-                "a snapshot of the released weights"
-            )
-        last = since + 1
-        count, octets = releases[last].count, len(releases[last].encoded)
-        while merge and self._suite.merges and last < self.version:
-            count += releases[last + 1].count
-            octets += len(releases[last + 1].encoded)
-            # The download's header carries all their signed lists.
-            if count > self.task.config.max_additions or octets > MAX_HEADER_BYTES // 2:
-                break
-            last += 1
-        return since + 1, last
-
-    def begin(
-        self, recipient: str, first: int, last: int
-    ) -> Envelope[TransformRequest]:
-        """Run the first phase for the releases `first..last`."""
-        kept = [self._shelf.releases[v] for v in range(first, last + 1)]
-        with self._observe("first_phase"):
-            total = self._cipher.merge([release.total for release in kept])
-            parts, own = self._cipher.begin(total, recipient)
-        signed = tuple(release.encoded for release in kept)
-        self._transforms[recipient] = _Begun(first, last, own, signed)
-        request = TransformRequest(
-            cfg=self.task.cfg,
-            sender=self._secret.name,
-            recipient=recipient,
-            first=first,
-            last=last,
-        )
-        return seal(request, self._secret.signing, parts)
-
-    def finish(self, reply: Envelope[TransformReply]) -> Envelope[Download]:
-        """Turn the KTS's reply into the recipient's download.
-
-        Raises:
-            SignatureError: the reply is not the KTS's.
-            TransformError: it answers no open request.
-        """
-        reply.verify(self.task.roster.key_transform.signing_key)
-        header = reply.header
-        begun = self._transforms.get(header.recipient)
-        if begun is None or (header.first, header.last) != (begun.first, begun.last):
-            raise TransformError(
-                f"the reply is for releases {header.first}..{header.last} of "
-                f"{header.recipient!r}, which were not asked for; begin again"
-            )
-        parts = self._cipher.finish(begun.own, reply.parts)
-        del self._transforms[header.recipient]
-        download = Download(
-            cfg=self.task.cfg,
-            sender=self._secret.name,
-            recipient=header.recipient,
-            releases=begun.signed,
-            version=self.version,
-        )
-        return seal(download, self._secret.signing, parts)
-
     def _checked(self, header: Release) -> Proposal:
         proposal = self._ledger.check(
             header.version,
@@ -353,7 +229,7 @@ class DataServiceProvider:
         kept = self._shelf.releases.get(version)
         if kept is None:
             return None
-        return decode(kept.encoded, Release, cfg=self.task.cfg, max_bytes=0)
+        return self._release(kept.encoded)
 
     def _deposit(self, upload: Envelope[Upload]) -> Envelope[Deposit]:
         deposit = Deposit(

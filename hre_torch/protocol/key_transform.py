@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hre_torch.errors import MessageError, TransformError
 from hre_torch.observer import Observer, silent
-from hre_torch.protocol.ciphers import Body
+from hre_torch.protocol.ciphers import Body, KeyTransformCipher
 from hre_torch.protocol.entries import Entry
-from hre_torch.protocol.envelope import Envelope, decode, parse_header, seal
-from hre_torch.protocol.evidence import Evidence, EvidenceBox
+from hre_torch.protocol.envelope import Envelope, parse_header, seal
 from hre_torch.protocol.journal import Journal
-from hre_torch.protocol.ledger import Ledger
 from hre_torch.protocol.messages import (
     Deposit,
     Receipt,
@@ -20,7 +20,7 @@ from hre_torch.protocol.messages import (
     Upload,
 )
 from hre_torch.protocol.roster import Secret
-from hre_torch.protocol.shelf import Shelf
+from hre_torch.protocol.server import Server
 from hre_torch.protocol.states import KeyTransformState
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task
@@ -29,7 +29,7 @@ from hre_torch.protocol.workers import Workers
 __all__ = ["KeyTransformServer"]
 
 
-class KeyTransformServer:
+class KeyTransformServer(Server[KeyTransformCipher[Any]]):
     """The KTS's end of the protocol, a pure function of its state.
 
     Args:
@@ -51,34 +51,21 @@ class KeyTransformServer:
         state: KeyTransformState | None = None,
         journal: Journal | None = None,
     ) -> None:
-        self.task = task
-        self._secret = secret
-        self._observe = observe
-        self._journal = journal or Journal()
-        self._suite = SUITES.get(task.config.suite)
-        self._suite.check(task)
-        self._cipher = self._suite.key_transform(task, secret, workers)
-        self._sizes = self._suite.upload_sizes(task)
-        self._ledger = Ledger(
-            task.config, task.roster.names, state.ledger if state else None
+        suite = SUITES.get(task.config.suite)
+        suite.check(task)
+        super().__init__(
+            task,
+            secret,
+            suite,
+            suite.key_transform(task, secret, workers),
+            observe=observe,
+            state=state,
+            journal=journal,
         )
-        self._shelf = Shelf(task.roster.names, self._cipher, self._journal, state)
-        self._evidence = EvidenceBox(self._journal, state.evidence if state else ())
+        self._sizes = suite.upload_sizes(task)
         self._newest: Envelope[Release] | None = None
         if state is not None and state.newest_release is not None:
-            self._newest = decode(
-                state.newest_release, Release, cfg=task.cfg, max_bytes=0
-            )
-
-    @property
-    def version(self) -> int:
-        """Number of releases signed so far."""
-        return self._ledger.version
-
-    @property
-    def evidence(self) -> tuple[Evidence, ...]:
-        """Proof of contradictions that this server has come across."""
-        return self._evidence.all()
+            self._newest = self._release(state.newest_release)
 
     def deposit(self, deposit: Envelope[Deposit]) -> Envelope[Receipt]:
         """Log an upload; the identical deposit again is no mistake.
@@ -92,8 +79,7 @@ class KeyTransformServer:
         deposit.verify(self.task.roster.data_service.signing_key)
         upload = self._upload(deposit.header)
         header = upload.header
-        earlier = self._ledger.named(header.sender, header.sequence)
-        self._evidence.compare(self._shelf.signed(earlier), upload)
+        self._compare_with_earlier(upload)
         entry = Entry.of(header, upload.digest)
         self._ledger.check_entry(entry)
         if self._ledger.find(upload.digest) is None:

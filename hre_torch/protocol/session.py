@@ -10,9 +10,8 @@ when an expiry drops it, so that nothing of one's own is lost or counted twice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -33,44 +32,17 @@ from hre_torch.protocol.messages import Ack, Upload
 from hre_torch.protocol.participant import (
     LearningParticipant,
     Opened,
-    ParticipantState,
 )
 from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.session_state import SessionState, Statistics, checked_initial
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.vectors import chained_digest, decode_vector, state_digest
 from hre_torch.protocol.workers import Workers
 
-__all__ = ["Session", "SessionState", "Statistics"]
+__all__ = ["Session"]
 
 Integers = npt.NDArray[np.signedinteger]
-
-
-@dataclass(slots=True)
-class Statistics:
-    """What a session has done so far; bytes are those that crossed the aggregator."""
-
-    pushes: int = 0
-    pulls: int = 0
-    releases: int = 0
-    rejected: int = 0
-    expired: int = 0
-    bytes_up: int = 0
-    bytes_down: int = 0
-
-
-class SessionState(msgspec.Struct):
-    """Everything a session needs to go on after a restart, keys aside.
-
-    Arrays are little-endian: `released` int64, each pending update int32.
-    """
-
-    participant: ParticipantState
-    released: bytes
-    pending: dict[int, bytes]
-    model_digest: bytes
-    latest_version: int
-    statistics: Statistics
 
 
 class Session:
@@ -109,7 +81,7 @@ class Session:
             task, secret, workers or Workers(), state.participant if state else None
         )
         if initial is not None:
-            self._released = _checked_initial(task, initial)
+            self._released = checked_initial(task, initial)
         # Own updates wait in as few octets as they fit: half of what int32 would take.
         self._pending_dtype = np.int16 if task.config.value_bits <= 16 else np.int32
         self._pending: dict[int, Integers] = {}
@@ -359,19 +331,3 @@ class Session:
         }
         self.latest_version = state.latest_version
         self.statistics = state.statistics
-
-
-def _checked_initial(
-    task: Task, initial: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    if initial.shape != (task.config.n_values,) or initial.dtype != np.int64:
-        raise LayoutError(
-            f"initial weights have shape {initial.shape} and dtype {initial.dtype}; "
-            f"the task takes shape {(task.config.n_values,)} and dtype int64"
-        )
-    if state_digest(initial) != task.config.initial_digest:
-        raise LayoutError(
-            "the initial weights are not those the task starts from (their hash "
-            "differs): load the file that was published with the task"
-        )
-    return initial.copy()

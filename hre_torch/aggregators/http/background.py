@@ -34,7 +34,8 @@ from hre_torch.protocol.aggregator import Aggregator
 from hre_torch.protocol.envelope import Envelope
 from hre_torch.protocol.messages import Upload
 from hre_torch.protocol.participant import Opened
-from hre_torch.protocol.session import Session, SessionState
+from hre_torch.protocol.session import Session
+from hre_torch.protocol.session_state import SessionState
 from hre_torch.protocol.workers import Workers
 
 __all__ = ["BackgroundSession"]

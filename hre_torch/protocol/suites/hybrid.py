@@ -34,11 +34,11 @@ from hre_torch.protocol.ciphers import (
 )
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.suite import Plan, Workload
-from hre_torch.protocol.suites.gated import (
+from hre_torch.protocol.suites.gated import GatedSuite
+from hre_torch.protocol.suites.gated_roles import (
     GatedDataService,
     GatedKeyTransform,
     GatedParticipant,
-    GatedSuite,
     GatedSum,
     checked_heads,
 )

@@ -1,0 +1,64 @@
+"""What a session starts from, what it counts, and what it needs to go on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from hre_torch.errors import LayoutError
+from hre_torch.protocol.participant import ParticipantState
+from hre_torch.protocol.task import Task
+from hre_torch.protocol.vectors import state_digest
+
+__all__ = ["SessionState", "Statistics", "checked_initial"]
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What a session has done so far; bytes are those that crossed the aggregator."""
+
+    pushes: int = 0
+    pulls: int = 0
+    releases: int = 0
+    rejected: int = 0
+    expired: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+class SessionState(msgspec.Struct):
+    """Everything a session needs to go on after a restart, keys aside.
+
+    Arrays are little-endian: `released` int64, each pending update int32.
+    """
+
+    participant: ParticipantState
+    released: bytes
+    pending: dict[int, bytes]
+    model_digest: bytes
+    latest_version: int
+    statistics: Statistics
+
+
+def checked_initial(
+    task: Task, initial: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Return a copy of the weights that a task starts from.
+
+    Raises:
+        LayoutError: they are others, by shape, dtype or hash.
+    """
+    if initial.shape != (task.config.n_values,) or initial.dtype != np.int64:
+        raise LayoutError(
+            f"initial weights have shape {initial.shape} and dtype {initial.dtype}; "
+            f"the task takes shape {(task.config.n_values,)} and dtype int64"
+        )
+    if state_digest(initial) != task.config.initial_digest:
+        raise LayoutError(
+            "the initial weights are not those the task starts from (their hash "
+            "differs): load the file that was published with the task"
+        )
+    return initial.copy()
