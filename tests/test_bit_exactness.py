@@ -67,6 +67,30 @@ def test_the_whole_digits_recipe_at_full_length(suite):
     assert_equal("digits_mlp.yaml", {suite: EVERY_PUSH}, [])
 
 
+@pytest.mark.slow
+def test_more_than_two_hundred_releases_of_hybrid():
+    changes = [
+        "train.epochs=48",
+        "train.push_every=3",
+        "train.pull_every=6",
+        "train.batch_size=32",
+        "min_contributions=3",
+        "max_additions=64",
+        "profile=toy-insecure",
+    ]
+    data = load_recipe_data(load_recipe(RECIPES / "digits_mlp.yaml", changes))
+    found = {}
+    for suite in ("plain", "hybrid"):
+        chosen = load_recipe(RECIPES / "digits_mlp.yaml", [*changes, f"suite={suite}"])
+        with Runner(chosen, data) as runner:
+            for _ in runner.steps():
+                pass
+            first = runner.learners[0]
+            assert first.session.version >= 200
+            found[suite] = first.session.released()
+    assert (found["plain"] == found["hybrid"]).all()
+
+
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("suite", "pushes"),
