@@ -1,0 +1,158 @@
+"""What the README shows is run: code as it stands, commands shortened where named."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+from typer.testing import CliRunner
+
+from hre_torch import Federation
+from hre_torch.aggregators import AGGREGATORS
+from hre_torch.cli import app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+SHORT = "-o data.train_size=1024 -o train.batch_size=64 -o train.epochs=2 -o train.pull_every=8"
+"""Appended to what would train for minutes."""
+LENGTHENED = {
+    "train recipes/digits_mlp.yaml": "-o train.epochs=2",
+    "train recipes/mnist_mlp.yaml": f"{SHORT} -o profile=toy-insecure",
+}
+ELSEWHERE = {
+    "pip install": "by .ci/run, in a fresh environment",
+    "pytest": "by whoever reads this",
+    "hre-torch train recipes/mnist_mlp.yaml --resume": "tests/test_cli.py",
+    "hre-torch keygen params": "tests/test_cli.py; a 3072-bit ceremony takes minutes",
+    "python benchmarks/run.py": "tests/benchmarks/; presets take minutes",
+}
+"""Commands that no test here types, and who does or why nobody can."""
+
+
+def blocks(section: str, language: str) -> list[str]:
+    """Return the code blocks of one section of the README."""
+    text = README.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def commands(section: str) -> list[str]:
+    """Return the commands of a section, joined where they go on in the next line."""
+    text = "\n".join(blocks(section, "bash")).replace("\\\n", " ")
+    return [
+        command.strip()
+        for line in text.splitlines()
+        for command in line.split("#")[0].split("&&")
+        if command.strip()
+    ]
+
+
+def new_side(diff: str) -> str:
+    """Return what a diff makes of a file."""
+    kept = [line[1:] for line in diff.splitlines() if not line.startswith("-")]
+    return "\n".join(kept)
+
+
+def type_into(runner: CliRunner, command: str) -> None:
+    """Run one `hre-torch` command, shortened if it is one of those that train."""
+    words = shlex.split(command)
+    assert words[0] == "hre-torch"
+    for beginning, more in LENGTHENED.items():
+        if " ".join(words[1:]).startswith(beginning) and "--resume" not in words:
+            words += shlex.split(more)
+    result = runner.invoke(app, words[1:])
+    assert result.exit_code == 0, result.output
+
+
+@pytest.fixture
+def runner(tmp_path, monkeypatch) -> CliRunner:
+    """A command line in an empty folder beside the recipes."""
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    monkeypatch.chdir(tmp_path)
+    return CliRunner()
+
+
+def test_the_quick_start_trains(runner):
+    for command in commands("Quick start"):
+        if not command.startswith(tuple(ELSEWHERE)):
+            type_into(runner, command)
+
+
+@pytest.mark.data
+@pytest.mark.usefixtures("data_root")
+@pytest.mark.parametrize("section", ["Recipes", "Measured"])
+def test_the_commands_of_a_section_work_one_after_another(runner, section):
+    for command in commands(section):
+        if not command.startswith(tuple(ELSEWHERE)):
+            type_into(runner, command)
+
+
+def test_every_other_command_has_a_reason():
+    told = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL))
+    typed = {c for s in ("Quick start", "Recipes", "Measured") for c in commands(s)}
+    for command in told.replace("\\\n", " ").splitlines():
+        for part in command.split("#")[0].split("&&"):
+            known = part.strip() in typed or part.strip().startswith(tuple(ELSEWHERE))
+            assert known or not part.strip(), f"nobody runs {part!r}"
+
+
+class Net(torch.nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Linear(4, 2))
+
+
+def test_the_one_line_swap_trains():
+    (diff,) = blocks("One line in an existing script", "diff")
+    script = {"torch": torch, "Net": Net}
+    exec(new_side(diff), script)
+    model, optimizer = script["model"], script["optimizer"]
+    before = model[0].weight.detach().clone()
+    model(torch.ones(3, 4)).sum().backward()
+    optimizer.step()
+    assert not torch.equal(model[0].weight, before)
+    script["federation"].close()
+
+
+class Module(lightning.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+
+    def training_step(self, batch, index):
+        return self.net(batch[0]).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+# What Lightning says about the few batches and workers of a test is no mistake here.
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*")
+def test_the_lightning_callback_trains(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    diff = blocks("Lightning", "diff")[0]
+    module = Module()
+    before = module.net[0].weight.detach().clone()
+    script = {
+        "lightning": lightning,
+        "module": module,
+        "loader": DataLoader(TensorDataset(torch.ones(32, 4)), batch_size=4),
+    }
+    exec(new_side(diff), script)
+    assert not torch.equal(module.net[0].weight, before)
+    script["federation"].close()
+
+
+def test_the_plugged_in_aggregator_carries_uploads():
+    (code,) = blocks("Plugging in", "python")
+    with Federation.local(Net(), participants=3, profile="toy-insecure") as federation:
+        script = {"federation": federation}
+        exec(code, script)
+        assert AGGREGATORS.get("counting") is script["CountingAggregator"]
+        assert script["session"].name == "p0"
