@@ -34,6 +34,7 @@ _BATCHES: Final = {
     "mnist_cnn": (64, 1, 28, 28),
     "cifar_cnn": (64, 3, 32, 32),
     "resnet20": (128, 3, 32, 32),
+    "resnet18": (128, 3, 32, 32),
 }
 """Shape of a batch for each network; what is in it costs nothing."""
 _CLASSES: Final = 10

@@ -8,7 +8,9 @@ References:
     Learning via Additively Homomorphic Encryption", IEEE TIFS 13(5), 2018, section V
     (the 784-128-64-10 network).
     K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition",
-    CVPR 2016, section 4.2 (residual networks for CIFAR-10, shortcut option A).
+    CVPR 2016, table 1 (18 layers) and section 4.2 (residual networks for CIFAR-10,
+    shortcut option A).
+    Y. Wu, K. He, "Group Normalization", ECCV 2018 (32 groups).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +35,12 @@ __all__ = [
     "digits_mlp",
     "mnist_cnn",
     "mnist_mlp",
+    "resnet18",
 ]
+
+Norm: TypeAlias = Literal["group", "batch"]
+
+_MOST_GROUPS: Final = 32
 
 MODELS: Final[Registry[Callable[..., nn.Module]]] = Registry(
     kind="model",
@@ -43,6 +50,7 @@ MODELS: Final[Registry[Callable[..., nn.Module]]] = Registry(
         "mnist_mlp": "hre_torch.models:mnist_mlp",
         "mnist_cnn": "hre_torch.models:mnist_cnn",
         "cifar_cnn": "hre_torch.models:cifar_cnn",
+        "resnet18": "hre_torch.models:resnet18",
         "resnet20": "hre_torch.models:ResNet20",
     },
 )
@@ -149,21 +157,68 @@ def _convolution(fan_in: int, fan_out: int, kernel: int) -> list[nn.Module]:
     return [layer, nn.ReLU()]
 
 
-class _ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions with batch normalisation and a shortcut around them."""
+def _normalisation(norm: str) -> Callable[[int], nn.Module]:
+    """Return what makes a normalisation layer for so many channels.
 
-    def __init__(self, fan_in: int, fan_out: int, stride: int) -> None:
+    Raises:
+        RecipeError: there is no such normalisation.
+    """
+    if norm == "batch":
+        return nn.BatchNorm2d
+    if norm != "group":
+        raise RecipeError(
+            f"model.options.norm is {norm!r}, but must be 'group', which has no "
+            "running averages, or 'batch', whose averages stay local or are federated "
+            "by buffers='mean'"
+        )
+    # A group of a single channel would forget how strong that channel is.
+    return lambda channels: nn.GroupNorm(min(_MOST_GROUPS, channels // 2), channels)
+
+
+def resnet18(norm: Norm = "group", classes: int = 10) -> nn.Module:
+    """Torchvision's ResNet-18 for 32 x 32 colour images: 11,173,962 parameters.
+
+    The first convolution is 3 x 3 with stride 1 and no pooling follows it: what was
+    made for 224 x 224 images would leave one point of a small one.
+
+    Args:
+        norm: `"group"` has no buffers; `"batch"` keeps running averages, which stay
+            with their participant unless the task averages buffers.
+        classes: number of classes.
+    """
+    # Importing it takes about a second, which other models need not wait for.
+    from torchvision.models import resnet18 as made_for_large_images
+
+    network: nn.Module = made_for_large_images(
+        weights=None, num_classes=classes, norm_layer=_normalisation(norm)
+    )
+    network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    network.maxpool = nn.Identity()
+    return network
+
+
+class _ResidualBlock(nn.Module):
+    """Two normalised 3 x 3 convolutions and a shortcut around them."""
+
+    def __init__(
+        self,
+        fan_in: int,
+        fan_out: int,
+        stride: int,
+        normalised: Callable[[int], nn.Module],
+    ) -> None:
         super().__init__()
         self.stride = stride
         self.new_channels = fan_out - fan_in
         self.conv1 = nn.Conv2d(fan_in, fan_out, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(fan_out)
+        self.norm1 = normalised(fan_out)
         self.conv2 = nn.Conv2d(fan_out, fan_out, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(fan_out)
+        self.norm2 = normalised(fan_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = functional.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
+        y = functional.relu(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
         # Option A: a shortcut without parameters; new channels start as zeros.
         shortcut = x[:, :, :: self.stride, :: self.stride]
         pad = self.new_channels // 2
@@ -175,17 +230,21 @@ class ResNet20(nn.Module):
     """Residual network of 20 layers for 32 x 32 colour images: 269,722 parameters.
 
     Args:
+        norm: as for `resnet18`.
         classes: number of classes.
     """
 
-    def __init__(self, classes: int = 10) -> None:
+    def __init__(self, norm: Norm = "group", classes: int = 10) -> None:
         super().__init__()
+        normalised = _normalisation(norm)
         self.conv = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(16)
+        self.norm = normalised(16)
         widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
         self.blocks = nn.Sequential(
             *(
-                _ResidualBlock(fan_in, fan_out, stride=2 if fan_out > fan_in else 1)
+                _ResidualBlock(
+                    fan_in, fan_out, 2 if fan_out > fan_in else 1, normalised
+                )
                 for fan_in, fan_out in pairwise(widths)
             )
         )
@@ -196,7 +255,7 @@ class ResNet20(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits, shape (batch, classes), of images (batch, 3, 32, 32)."""
-        y = functional.relu(self.bn(self.conv(x)))
+        y = functional.relu(self.norm(self.conv(x)))
         y = self.blocks(y).mean(dim=(2, 3))
         logits: Tensor = self.linear(y)
         return logits

@@ -13,6 +13,7 @@ SHIPPED = [
     ("mnist_cnn", GREY_28, 28_938),
     ("cifar_cnn", COLOUR_32, 122_570),
     ("resnet20", COLOUR_32, 269_722),
+    ("resnet18", COLOUR_32, 11_173_962),
 ]
 
 
@@ -50,10 +51,29 @@ def test_building_a_model_leaves_the_global_random_state_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_only_residual_networks_have_buffers():
-    assert [n for n, _, _ in SHIPPED if list(build_model(n, 0).buffers())] == [
-        "resnet20"
-    ]
+def test_no_network_has_buffers_unless_batch_normalisation_is_asked_for():
+    assert not any(list(build_model(n, 0).buffers()) for n, _, _ in SHIPPED)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet20"])
+def test_both_normalisations_have_the_same_parameters_and_batch_has_averages(name):
+    group, batch = (build_model(name, 0, norm=norm) for norm in ("group", "batch"))
+    shapes = [[p.shape for p in m.parameters()] for m in (group, batch)]
+    assert shapes[0] == shapes[1]
+    assert list(batch.buffers())
+
+
+def test_resnet18_sees_small_images_at_full_size_at_first():
+    model = build_model("resnet18", seed=0)
+    seen = []
+    model.layer1.register_forward_hook(lambda m, x, y: seen.append(y.shape))
+    model(torch.zeros(1, *COLOUR_32))
+    assert seen == [(1, 64, 32, 32)]
+
+
+def test_an_unknown_normalisation_is_refused():
+    with pytest.raises(RecipeError, match=r"model\.options\.norm is 'layer'"):
+        build_model("resnet20", seed=0, norm="layer")
 
 
 def test_options_change_the_network():

@@ -31,9 +31,11 @@ def message_of(path, *overrides):
     return str(caught.value)
 
 
-def test_the_four_recipes_are_shipped():
+def test_the_six_recipes_are_shipped():
     assert [path.stem for path in SHIPPED] == [
         "cifar_cnn",
+        "cifar_resnet18",
+        "cifar_resnet20",
         "digits_mlp",
         "mnist_cnn",
         "mnist_mlp",
@@ -43,7 +45,7 @@ def test_the_four_recipes_are_shipped():
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_recipe_names_a_model_that_can_be_built(path):
     recipe = load_recipe(path)
-    assert recipe.model.name == path.stem
+    assert path.stem.endswith(recipe.model.name)
     build_model(recipe.model.name, recipe.train.seed, **recipe.model.options)
 
 
