@@ -64,7 +64,7 @@ def open_words(parts: Parts, secret: Values, count: int, task: Task) -> Values:
     Raises:
         DecryptionError, ChecksumError, SlotOverflowError: it is not their sum.
     """
-    return unmask(
+    opened = unmask(
         decode_words(parts),
         secret,
         count,
@@ -72,6 +72,7 @@ def open_words(parts: Parts, secret: Values, count: int, task: Task) -> Values:
         ring_of(task),
         shared_expansion(task.cfg),
     )
+    return opened.astype(np.int64)
 
 
 def plain_words(values: Values, count: int, task: Task) -> Words:

@@ -1,19 +1,15 @@
 """One-time Ring-LWE masks: the fast half of suite `hybrid`.
 
 A participant sends `c_k = a_k s + e_k + Delta m_k mod 2^32` (see `ring_parameters`),
-with `s` and `e` fresh for every update; the short secret `s` goes through the key
-layer. Sums of masked updates are sums of words, and whoever learns `s_sum`, the sum of
-the secrets, and nothing else about them, reads the sum of the updates:
+with `s` and `e` fresh for every update and numbers `m_k` as in `ring_numbers`; the
+short secret `s` goes through the key layer. Sums of masked updates are sums of words,
+and whoever learns `s_sum`, the sum of the secrets, and nothing else about them, reads
+the sum of the updates:
 
     sum c - a s_sum = Delta sum m + sum e,   |sum e| < Delta / 2.
 
-Every block begins with three service numbers: the count 1, and the sum of its values as
-two centred digits in base 2^(b-1). A checksum modulo the plaintext modulus would be
-blind to a sum that wraps around; whole numbers are not. All encoded numbers obey
-|m| <= 2^(b-1) - 1.
-
-An update is treated in pieces of 32 blocks, so temporary memory stays near 3 MB
-whatever the size of the model.
+An update is treated in pieces of 32 blocks, so that only updates, words and sums are as
+long as the model; all else stays near 3 MB.
 
 References:
     V. Lyubashevsky, C. Peikert, O. Regev, "On Ideal Lattices and Learning with Errors
@@ -35,18 +31,13 @@ from hre_torch.crypto.gaussian import sample_gaussian
 from hre_torch.crypto.keystream import KEY_OCTETS, Keystream
 from hre_torch.crypto.negacyclic import RING_DIMENSION, SmallElement
 from hre_torch.crypto.ring_expansion import PublicExpansion
+from hre_torch.crypto.ring_numbers import check_numbers, encode_numbers, take_values
 from hre_torch.crypto.ring_parameters import (
     DELTA_BITS,
-    SERVICE_WORDS,
     VALUES_PER_BLOCK,
     RingParameters,
 )
-from hre_torch.errors import (
-    ChecksumError,
-    DecryptionError,
-    InvalidElementError,
-    SlotOverflowError,
-)
+from hre_torch.errors import DecryptionError, InvalidElementError, SlotOverflowError
 
 __all__ = ["Masked", "accumulate", "mask", "unmask"]
 
@@ -72,7 +63,7 @@ class Masked:
 
 
 def mask(
-    values: NDArray[np.int32],
+    values: NDArray[np.signedinteger],
     parameters: RingParameters,
     expansion: PublicExpansion,
     *,
@@ -84,7 +75,7 @@ def mask(
     difference. To send an update again, send the same words again.
 
     Args:
-        values: shape (n_values,), int32, |q| <= 2^(b-1) - 1.
+        values: shape (n_values,), int32 or int16, |q| <= 2^(b-1) - 1.
         parameters: b and K of the task.
         expansion: a_k of the task.
         entropy: where the key of the secret stream comes from.
@@ -104,7 +95,7 @@ def mask(
         piece = words[blocks]
         factor.multiply(transforms, out=piece)
         first = blocks.start * VALUES_PER_BLOCK
-        numbers = _encode(
+        numbers = encode_numbers(
             values[first : first + len(piece) * VALUES_PER_BLOCK], first, parameters
         )
         numbers <<= DELTA_BITS
@@ -135,7 +126,7 @@ def unmask(
     n_values: int,
     parameters: RingParameters,
     expansion: PublicExpansion,
-) -> NDArray[np.int64]:
+) -> NDArray[np.int32]:
     """Open a sum of masked updates and check it.
 
     Args:
@@ -148,15 +139,17 @@ def unmask(
         expansion: a_k of the task.
 
     Returns:
-        The sums of the values, shape (n_values,), int64, |sum| <= count (2^(b-1) - 1).
+        The sums of the values, shape (n_values,), |sum| <= count (2^(b-1) - 1) < 2^21.
 
     Raises:
         SlotOverflowError: More than K additions, or a sum that `count` values of b
             bits cannot add up to.
         InvalidElementError: `total` or `secret_sum` has another shape or type.
-        DecryptionError: The noise |sum c - a s_sum - Delta m| exceeds
-            10 eta sqrt(count): a wrong `s_sum`, or words changed by somebody.
-        ChecksumError: A count or a checksum is wrong.
+        DecryptionError: The noise |sum c - a s_sum - Delta m| or `s_sum` exceeds what
+            `count` honest updates add up to: a wrong `s_sum`, or words changed by
+            somebody.
+        ChecksumError: A count or a checksum is wrong, or there are values where none
+            belong.
     """
     if not 1 <= count <= parameters.max_additions:
         raise SlotOverflowError(
@@ -165,22 +158,20 @@ def unmask(
         )
     _check_words(total, parameters.words(n_values))
     factor = SmallElement(secret_sum)
-    # An honest sum of secrets is as narrow as the noise; a multiple of Delta added to
-    # it would change values without adding any noise.
-    limit = min(count * parameters.secret_limit, parameters.residual_limit(count))
-    if np.abs(secret_sum.astype(np.int64)).max() > limit:
-        raise DecryptionError("a sum of masked updates does not open")
+    _check_secret(secret_sum.astype(np.int64), count, parameters)
     n_blocks = parameters.blocks(n_values)
-    values = np.empty(n_values, dtype=np.int64)
+    values = np.empty(n_values, dtype=np.int32)
     for blocks, transforms in expansion.transforms(n_blocks):
         shape = (blocks.stop - blocks.start, RING_DIMENSION)
         noisy = np.empty(shape, dtype=np.uint32)
         factor.multiply(transforms, out=noisy)
-        _subtract_from(total[blocks.start * RING_DIMENSION :], noisy.reshape(-1))
-        numbers = _round(noisy.view(np.int32), parameters.residual_limit(count))
-        _check_numbers(numbers, blocks.start, count, parameters)
+        words = total[blocks.start * RING_DIMENSION :][: noisy.size]
+        _subtract_from(words, noisy.reshape(-1))
+        numbers, noise = _round(noisy.view(np.int32))
+        _check_noise(noise, words.size // RING_DIMENSION, count, parameters)
+        check_numbers(numbers, blocks.start, count, parameters)
         first = blocks.start * VALUES_PER_BLOCK
-        _take_values(numbers, values[first : first + len(numbers) * VALUES_PER_BLOCK])
+        take_values(numbers, values[first : first + len(numbers) * VALUES_PER_BLOCK])
     return values
 
 
@@ -192,32 +183,18 @@ def _check_words(words: NDArray[np.uint32], expected: int) -> None:
         )
 
 
-def _encode(
-    values: NDArray[np.int32], first: int, parameters: RingParameters
-) -> NDArray[np.int32]:
-    """Lay values out in blocks behind their service numbers, shape (blocks, N)."""
-    limit = parameters.limit
-    if values.max() > limit or values.min() < -limit:
-        # Two comparisons and no abs(): the smallest int32 has no positive twin.
-        outside = np.flatnonzero((values > limit) | (values < -limit))
-        raise SlotOverflowError(
-            f"the value at index {first + outside[0]} exceeds +-{limit}; quantise to "
-            f"{parameters.value_bits} bits before masking"
-        )
-    full, rest = divmod(values.size, VALUES_PER_BLOCK)
-    numbers = np.empty((full + (rest > 0), RING_DIMENSION), dtype=np.int32)
-    table = numbers[:, SERVICE_WORDS:]
-    table[:full] = values[: values.size - rest].reshape(full, VALUES_PER_BLOCK)
-    if rest:
-        table[full, :rest] = values[values.size - rest :]
-        table[full, rest:] = 0
-    sums = table.sum(axis=1, dtype=np.int64)
-    half, shift = 1 << (parameters.value_bits - 2), parameters.value_bits - 1
-    low = ((sums + half) & ((1 << shift) - 1)) - half
-    numbers[:, 0] = 1
-    numbers[:, 1] = low
-    numbers[:, 2] = (sums - low) >> shift
-    return numbers
+def _check_secret(
+    secret_sum: NDArray[np.int64], count: int, parameters: RingParameters
+) -> None:
+    """Refuse a sum of secrets that is longer than `count` honest ones add up to."""
+    # An honest sum of secrets is as narrow as the noise; a multiple of Delta added to
+    # it would change values without adding any noise.
+    limit = min(count * parameters.secret_limit, parameters.residual_limit(count))
+    mean_square = np.square(secret_sum, dtype=np.float64).mean()
+    if np.abs(secret_sum).max() > limit or mean_square > parameters.mean_square_limit(
+        count
+    ):
+        raise DecryptionError("a sum of masked updates does not open")
 
 
 def _subtract_from(words: NDArray[np.uint32], products: NDArray[np.uint32]) -> None:
@@ -227,47 +204,30 @@ def _subtract_from(words: NDArray[np.uint32], products: NDArray[np.uint32]) -> N
     products[sent:] = 0
 
 
-def _round(noisy: NDArray[np.int32], residual_limit: int) -> NDArray[np.int32]:
-    """Divide by Delta and round; refuse noise beyond the limit."""
+def _round(
+    noisy: NDArray[np.int32],
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Divide by Delta and round; what is left over takes the place of `noisy`."""
     numbers = noisy + np.int32(_HALF_DELTA)
     numbers >>= DELTA_BITS
     noisy -= numbers << DELTA_BITS
-    if noisy.max() > residual_limit or noisy.min() < -residual_limit:
-        raise DecryptionError("a sum of masked updates does not open")
-    return numbers
+    return numbers, noisy
 
 
-def _check_numbers(
-    numbers: NDArray[np.int32], first: int, count: int, parameters: RingParameters
+def _check_noise(
+    noise: NDArray[np.int32], whole: int, count: int, parameters: RingParameters
 ) -> None:
-    """Compare counts, checksums and ranges of blocks with what they must be."""
-    wrong = np.flatnonzero(numbers[:, 0] != count)
-    if wrong.size:
-        raise ChecksumError(
-            f"block {first + wrong[0]} counts {numbers[wrong[0], 0]} updates, but "
-            f"{count} were announced; everybody rejects this release"
-        )
-    sums = numbers[:, SERVICE_WORDS:].sum(axis=1, dtype=np.int64)
-    high = numbers[:, 2].astype(np.int64) << (parameters.value_bits - 1)
-    wrong = np.flatnonzero(numbers[:, 1] + high != sums)
-    if wrong.size:
-        raise ChecksumError(
-            f"the values of block {first + wrong[0]} do not add up to its checksum: a "
-            "sum wrapped around, or an upload was not encoded honestly; everybody "
-            "rejects this release"
-        )
-    largest = count * parameters.limit
-    if numbers.max() > largest or numbers.min() < -largest:
-        raise SlotOverflowError(
-            f"a sum exceeds what {count} values of {parameters.value_bits} bits add up "
-            "to: an upload was not encoded honestly; everybody rejects this release"
-        )
+    """Refuse noise that is wider than that of `count` honest updates.
 
-
-def _take_values(numbers: NDArray[np.int32], values: NDArray[np.int64]) -> None:
-    """Copy the values of some blocks to where they belong in the update."""
-    table = numbers[:, SERVICE_WORDS:]
-    full, rest = divmod(values.size, VALUES_PER_BLOCK)
-    values[: values.size - rest].reshape(full, VALUES_PER_BLOCK)[:] = table[:full]
-    if rest:
-        values[values.size - rest :] = table[full, :rest]
+    Args:
+        noise: shape (blocks, N), |e| <= Delta / 2.
+        whole: how many of the blocks were sent whole.
+        count: how many updates were added.
+        parameters: of the task.
+    """
+    limit = parameters.residual_limit(count)
+    # N squares of Delta / 2 add up to 2^29.
+    squares = np.einsum("ij,ij->i", noise[:whole], noise[:whole])
+    most = RING_DIMENSION * parameters.mean_square_limit(count)
+    if noise.max() > limit or noise.min() < -limit or squares.max(initial=0) > most:
+        raise DecryptionError("a sum of masked updates does not open")

@@ -41,11 +41,26 @@ condition, eta_h >= sqrt(ln(2 N (1 + 1/epsilon))) / pi, holds with epsilon = 2^-
 What counts is q / width, so the table is read at `log2 q + log2(3.2 / 2.3) = 32.5`:
 still below the 39 of 192 bits, with 23 bits to spare against the 56 of 128.
 
+One sum for everybody. A DSP cannot change the words of a sum, to which the release
+commits, but it can add some `d` to the secret that one participant obtains. Who opens a
+sum therefore checks that the secret and the noise are as small as honest ones: the
+largest of either by 10 deviations, and their mean squares, block by block, by one half
+more than is expected. What passes must have `d` short and `a_0 d` close to a multiple
+of Delta in every word of a block: a vector (d, a_0 d mod Delta) in a lattice of
+dimension 2N and determinant Delta^N, of norm about `sqrt(K N) eta`, 2^10.7 at K = 64,
+while a change of one number of the secret gives 2^13.7. That is a short solution of
+Ring-SIS, for which lattice reduction would have to reach a root Hermite factor of 1.001
+(argued, with Micciancio and Regev's formula; 1.0045 stands for about 128 bits). With a
+few dozen words instead of N it would be easy. Therefore the first block is sent whole,
+however few values there are, and the numbers behind the last value must be zero.
+
 References:
     M. Albrecht et al., "Homomorphic Encryption Security Standard",
     HomomorphicEncryption.org, 2018, tables of recommended parameters.
     D. Kim, D. Lee, J. Seo, Y. Song, "Toward Practical Lattice-Based Proof of Knowledge
     from Hint-MLWE", CRYPTO 2023 (hardness of Hint-MLWE).
+    D. Micciancio, O. Regev, "Lattice-based Cryptography", in Post-Quantum
+    Cryptography, 2009 (short vectors by lattice reduction, section 3).
     D. Micciancio, C. Peikert, "Trapdoors for Lattices", EUROCRYPT 2012, lemma 2.8
     (sub-Gaussian discrete Gaussians).
 """
@@ -87,6 +102,7 @@ _FEWEST_VALUE_BITS: Final = 12
 _MOST_VALUE_BITS: Final = MODULUS_BITS - DELTA_BITS
 _LARGEST_FAILURE_LOG2: Final = -40.0
 _RESIDUAL_DEVIATIONS: Final = 10
+_MEAN_SQUARE_FACTOR: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +156,13 @@ class RingParameters:
         return -(-n_values // VALUES_PER_BLOCK)
 
     def words(self, n_values: int) -> int:
-        """Return how many 32-bit words a masked update has; no block is padded."""
-        return n_values + SERVICE_WORDS * self.blocks(n_values)
+        """Return how many 32-bit words a masked update has.
+
+        Only the first block is sent whole however few values there are.
+        """
+        if n_values == 0:
+            return 0
+        return max(RING_DIMENSION, n_values + SERVICE_WORDS * self.blocks(n_values))
 
     def failure_log2(self, n_values: int) -> float:
         """Return log2 of a bound on the probability that a release decodes wrongly."""
@@ -151,12 +172,25 @@ class RingParameters:
         """Return 10 eta sqrt(count), the largest noise a sum may show.
 
         Honest noise exceeds it with probability 2^-71 per word. From 124 additions on
-        the limit passes Delta / 2 and refuses nothing any more.
+        the limit passes Delta / 2 and refuses nothing any more; the mean square does.
 
         Args:
             count: How many updates were added, 1 <= count <= K.
         """
         return int(_RESIDUAL_DEVIATIONS * ETA * math.sqrt(count))
+
+    def mean_square_limit(self, count: int) -> float:
+        """Return 1.5 count eta^2, the largest mean square of N honest numbers.
+
+        For sub-Gaussian numbers E[exp(t e^2)] <= (1 - 2 t eta^2)^(-1/2), so that
+        honest ones exceed it with probability below
+        exp(-N (0.5 - ln 1.5) / 2) < 2^-139. A wrong secret leaves noise whose mean
+        square is about Delta^2 / 12, 19 times the limit at K = 139.
+
+        Args:
+            count: How many updates were added, 1 <= count <= K.
+        """
+        return _MEAN_SQUARE_FACTOR * count * ETA**2
 
 
 def choose_ring_parameters(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 __all__ = [
     "Body",
     "DataServiceCipher",
+    "Integers",
     "KeyTransformCipher",
     "ParticipantCipher",
     "Parts",
@@ -21,6 +22,8 @@ __all__ = [
 ]
 
 Parts = tuple[bytes, ...]
+"""Parts of a body. A long one may be a read-only memoryview: see `envelope`."""
+Integers = npt.NDArray[np.signedinteger]
 Total = TypeVar("Total")
 Prover = Callable[[bytes], bytes]
 
@@ -62,11 +65,15 @@ class ParticipantCipher(ABC):
     """Seals updates and opens downloads."""
 
     @abstractmethod
-    def encrypt(self, values: npt.NDArray[np.int32]) -> SealedBody:
-        """Return the body of an upload for quantised values, shape `(n_values,)`."""
+    def encrypt(self, values: Integers) -> SealedBody:
+        """Return the body of an upload.
+
+        Args:
+            values: quantised, shape `(n_values,)`, int32, or int16 where they fit.
+        """
 
     @abstractmethod
-    def decrypt(self, parts: Parts, count: int) -> npt.NDArray[np.int64]:
+    def decrypt(self, parts: Parts, count: int) -> Integers:
         """Return the sum in a download.
 
         Args:
@@ -74,7 +81,7 @@ class ParticipantCipher(ABC):
             count: how many uploads the signed lists say it sums.
 
         Returns:
-            int64, shape `(n_values,)`.
+            int64, or int32 where every sum fits, shape `(n_values,)`.
 
         Raises:
             ChecksumError, SlotOverflowError: the content is not a sum of `count`

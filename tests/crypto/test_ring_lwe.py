@@ -12,6 +12,7 @@ from hre_torch.crypto.entropy import Entropy
 from hre_torch.crypto.negacyclic import SmallElement, transform
 from hre_torch.crypto.ring_expansion import PublicExpansion
 from hre_torch.crypto.ring_lwe import accumulate, mask, unmask
+from hre_torch.crypto.ring_numbers import encode_numbers
 from hre_torch.crypto.ring_parameters import RingParameters
 from hre_torch.errors import (
     ChecksumError,
@@ -55,7 +56,7 @@ def open_sum(total, secret_sum, count, n_values, parameters=PARAMETERS):
 
 def change(total, index, by):
     # A slice of one word: single words warn when they wrap around, arrays do not.
-    total[index : index + 1] += np.uint32(by)
+    total[index : index + 1] += np.uint32(by % 2**32)
 
 
 @pytest.fixture
@@ -109,13 +110,13 @@ def test_every_encoded_number_obeys_the_limit_at_the_extremes():
         parameters = RingParameters(b, 1)
         for sign in (1, -1):
             values = np.full(2045, sign * parameters.limit, dtype=np.int32)
-            numbers = ring_lwe._encode(values, 0, parameters)
+            numbers = encode_numbers(values, 0, parameters)
             assert np.abs(numbers).max() <= parameters.limit
 
 
 def test_checksum_digits_are_centred_in_base_2_to_the_b_minus_1():
     values = np.array([32767, 32767, -5], dtype=np.int32)
-    count, low, high = ring_lwe._encode(values, 0, PARAMETERS)[0, :3].tolist()
+    count, low, high = encode_numbers(values, 0, PARAMETERS)[0, :3].tolist()
     assert count == 1
     assert low + 2**15 * high == 65529
     assert -(2**14) <= low < 2**14
@@ -164,7 +165,9 @@ def test_masked_words_look_uniform():
 
 
 def test_the_repr_shows_neither_words_nor_secret():
-    assert repr(mask(random_values(1, 5), PARAMETERS, EXPANSION)) == "Masked(8 words)"
+    assert (
+        repr(mask(random_values(1, 5), PARAMETERS, EXPANSION)) == "Masked(2048 words)"
+    )
 
 
 def test_opening_leaves_its_arguments_as_they_are(three):
@@ -202,6 +205,45 @@ def test_a_secret_sum_out_of_range_does_not_open(three):
     secret_sum[4] = 3 * 63 + 1
     with pytest.raises(DecryptionError):
         open_sum(total, secret_sum, 3, 3000)
+
+
+@pytest.mark.parametrize("K", [124, 139])
+@pytest.mark.parametrize("n_values", [1, 24, 3000])
+def test_a_shifted_secret_does_not_open_where_no_single_word_can_tell(K, n_values):
+    parameters = RingParameters(12, K)
+    updates = [random_values(seed, n_values, parameters) for seed in range(K)]
+    total, secret_sum = add_up(updates, parameters)
+    opened = open_sum(total, secret_sum, K, n_values, parameters)
+    assert np.array_equal(opened, sum(updates))
+    assert parameters.residual_limit(K) >= DELTA // 2
+    secret_sum[7] -= 1
+    with pytest.raises(DecryptionError):
+        open_sum(total, secret_sum, K, n_values, parameters)
+
+
+def test_a_secret_sum_longer_than_honest_ones_add_up_to_does_not_open(three):
+    secret_sum = three[2]
+    secret_sum[:] = 30 * np.sign(secret_sum)
+    assert np.abs(secret_sum).max() < PARAMETERS.residual_limit(3)
+    with pytest.raises(DecryptionError):
+        ring_lwe._check_secret(secret_sum, 3, PARAMETERS)
+
+
+@pytest.mark.parametrize("n_values", [1, 24, 2044])
+def test_the_first_block_is_sent_whole_and_checked_whole(n_values):
+    values = random_values(n_values, n_values)
+    total, secret_sum = add_up([values])
+    assert total.size == 2048
+    for by in (DELTA, -DELTA):
+        spoiled = total.copy()
+        change(spoiled, 3 + n_values, by)
+        # Even where the checksum agrees.
+        change(spoiled, 1, by)
+        with pytest.raises(ChecksumError, match="behind the last one"):
+            open_sum(spoiled, secret_sum, 1, n_values)
+    change(total, 2047, 200)
+    with pytest.raises(DecryptionError):
+        open_sum(total, secret_sum, 1, n_values)
 
 
 @pytest.mark.parametrize("index", [1, 3, 2047, 2048, 3005])

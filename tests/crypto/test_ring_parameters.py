@@ -116,9 +116,11 @@ def test_the_failure_bound_exceeds_the_true_gaussian_tail():
 
 @pytest.mark.parametrize(
     ("n_values", "blocks", "words"),
-    [(0, 0, 0), (1, 1, 4), (2045, 1, 2048), (2046, 2, 2052), (109_386, 54, 109_548)],
+    [(0, 0, 0), (1, 1, 2048), (2045, 1, 2048), (2046, 2, 2052), (109_386, 54, 109_548)],
 )
-def test_words_are_values_and_three_service_words_per_block(n_values, blocks, words):
+def test_words_are_values_and_three_per_block_and_the_first_block_is_whole(
+    n_values, blocks, words
+):
     assert RingParameters().blocks(n_values) == blocks
     assert RingParameters().words(n_values) == words
 
@@ -130,6 +132,13 @@ def test_a_million_values_take_at_most_4_05_bytes_each():
 def test_the_residual_limit_is_ten_deviations():
     assert RingParameters().residual_limit(1) == 46
     assert RingParameters().residual_limit(64) == 368
+
+
+def test_the_mean_square_of_honest_noise_stays_below_its_limit():
+    # Chernoff's bound for a sum of 2048 squares, which the docstring rounds up.
+    assert -2048 * (0.5 - math.log(1.5)) / 2 / math.log(2) < -139
+    assert RingParameters().mean_square_limit(64) == pytest.approx(1.5 * 64 * 4.6**2)
+    assert 1024**2 / 12 / RingParameters(12, 139).mean_square_limit(139) > 19
 
 
 @pytest.mark.parametrize(("h", "width"), [(2, 2.3), (3, 2.656), (10**6, 3.2527)])
