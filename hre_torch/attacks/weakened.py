@@ -26,13 +26,8 @@ from hre_torch.protocol.ciphers import (
 )
 from hre_torch.protocol.data_service import DataServiceProvider
 from hre_torch.protocol.entries import Entry
-from hre_torch.protocol.envelope import (
-    LENGTHS_BYTES,
-    Envelope,
-    Header,
-    decode_head,
-    lengths_of,
-)
+from hre_torch.protocol.envelope import Envelope, Header, decode_head
+from hre_torch.protocol.framing import LENGTHS_BYTES, lengths_of
 from hre_torch.protocol.key_transform import KeyTransformServer
 from hre_torch.protocol.ledger import Ledger
 from hre_torch.protocol.participant import LearningParticipant

@@ -157,6 +157,11 @@ class FixedPoint:
         """The largest magnitude of a quantised value, 2^(b-1) - 1."""
         return int(2 ** (self.value_bits - 1) - 1)
 
+    @property
+    def dtype(self) -> np.dtype[np.signedinteger]:
+        """The narrowest type that holds quantised values: int16, or int32 if b > 16."""
+        return np.dtype(np.int16 if self.value_bits <= 16 else np.int32)
+
     def quantise(
         self,
         values: NDArray[np.float64],

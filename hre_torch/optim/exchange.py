@@ -30,6 +30,7 @@ from hre_torch.errors import (
 from hre_torch.optim.flatten import FlatView
 from hre_torch.optim.local_model import LocalModel
 from hre_torch.optim.staleness import StalenessWeight
+from hre_torch.protocol.ciphers import Integers
 from hre_torch.protocol.participant import Opened
 from hre_torch.protocol.session import Session
 
@@ -173,9 +174,12 @@ class Exchange:
         try:
             sequence = self._session.push(values)
         except AggregatorError:
-            self._unacknowledged = self.model.local - self._left_over(values, factor)
+            before = self.model.local.copy()
+            self._leave_over(values, factor)
+            self._unacknowledged = before - self.model.local
+            self.model.local = before
             raise
-        self.model.local = self._left_over(values, factor)
+        self._leave_over(values, factor)
         self._load()
         return sequence
 
@@ -216,21 +220,25 @@ class Exchange:
         update[: self._parameters(place).size] *= factor
         return update
 
-    def _quantised(self, factor: float) -> npt.NDArray[np.int32]:
-        values = np.empty(self.view.n_values, dtype=np.int32)
+    def _quantised(self, factor: float) -> Integers:
+        values = np.empty(self.view.n_values, dtype=self._task.fixed_point.dtype)
         for place in self._places():
             update = self._update(place, factor) / self._own_multiple(place)
             values[place] = self._task.fixed_point.quantise(update, self._rounding)
+        # The session keeps it for as long as it is not released.
+        values.flags.writeable = False
         return values
 
-    def _left_over(self, values: npt.NDArray[np.int32], factor: float) -> Vector:
-        left = np.zeros(self.view.n_values)
-        if self._error_feedback:
-            for place in self._places():
-                sent = self._task.full_size(values[place], place.start)
-                update = self._update(place, factor)
-                left[place] = update - self._task.fixed_point.to_float(sent)
-        return left
+    def _leave_over(self, values: Integers, factor: float) -> None:
+        """Replace `local` by what quantisation left of it."""
+        if not self._error_feedback:
+            self.model.local.fill(0.0)
+            return
+        for place in self._places():
+            sent = self._task.full_size(values[place], place.start)
+            update = self._update(place, factor)
+            update -= self._task.fixed_point.to_float(sent)
+            self.model.local[place] = update
 
     def _parameters(self, place: slice) -> Vector:
         end = min(place.stop, self._task.config.n_params)

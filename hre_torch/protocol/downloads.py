@@ -8,7 +8,8 @@ from typing import Any
 from hre_torch.errors import TransformError
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.ciphers import DataServiceCipher
-from hre_torch.protocol.envelope import MAX_HEADER_BYTES, Envelope, seal
+from hre_torch.protocol.envelope import Envelope, seal
+from hre_torch.protocol.framing import MAX_HEADER_BYTES
 from hre_torch.protocol.journal import Journal
 from hre_torch.protocol.messages import Download, TransformReply, TransformRequest
 from hre_torch.protocol.roster import Secret

@@ -1,18 +1,14 @@
 """The envelope of every message: signed, versioned, length-checked, never unpickled.
 
-On the wire an envelope is
-
-    "HRE1" | header length u32 | proof length u32 | header | proof | signature | parts
-
-with big-endian lengths. The header is MessagePack and lists size and SHA-256 of every
-part, so that one Ed25519 signature over everything before it covers the parts as well,
-and a server that gets only some of them can still check the header.
+`framing` says what one looks like on the wire. The header is MessagePack and lists size
+and SHA-256 of every part, so that one Ed25519 signature over everything before it
+covers the parts as well, and a server that gets only some of them can still check the
+header.
 """
 
 from __future__ import annotations
 
 import hashlib
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Generic, TypeVar
@@ -20,17 +16,16 @@ from typing import Annotated, Any, Final, Generic, TypeVar
 import msgspec
 
 from hre_torch import errors
-from hre_torch.crypto.signatures import SIGNATURE_BYTES, SigningKey, verify
+from hre_torch.crypto.signatures import SigningKey, verify
 from hre_torch.errors import (
     HREError,
     MessageError,
     ProtocolError,
     WrongTaskError,
 )
+from hre_torch.protocol.framing import cut, signed_bytes, split
 
 __all__ = [
-    "LENGTHS_BYTES",
-    "MAX_HEADER_BYTES",
     "MAX_NAME",
     "Digest",
     "Envelope",
@@ -42,22 +37,14 @@ __all__ = [
     "decode",
     "decode_head",
     "kind_of",
-    "lengths_of",
     "parse_header",
     "refuse",
     "seal",
-    "signed_bytes",
 ]
 
-_MAGIC: Final = b"HRE1"
-_LENGTHS: Final = struct.Struct(">4sII")
 _DIGEST_BYTES: Final = 32
 MAX_NAME: Final = 128
 _MOST_COMPLAINT: Final = 2000
-LENGTHS_BYTES: Final = _LENGTHS.size
-"""Octets in front of the header: magic and two lengths."""
-MAX_HEADER_BYTES: Final = 1 << 20
-"""A release list of K = 1,000 uploads is about 100 KB; ten times that is refused."""
 MAX_PARTS: Final = 8
 
 Digest = Annotated[
@@ -164,12 +151,6 @@ class Envelope(Generic[H]):
         verify(public, self.signature, message, who=self.header.sender)
 
 
-def signed_bytes(header_bytes: bytes, proof: bytes) -> bytes:
-    """Return what a signature covers: magic, lengths, header, proof."""
-    lengths = _LENGTHS.pack(_MAGIC, len(header_bytes), len(proof))
-    return lengths + header_bytes + proof
-
-
 def seal(
     header: H,
     key: SigningKey,
@@ -211,35 +192,12 @@ def decode(
         WrongTaskError: well formed, but of another task.
         HREError: the error a `Refusal` stands for.
     """
-    header_bytes, proof, signature, body = _split(data, max_bytes)
+    header_bytes, proof, signature, body = split(data, max_bytes)
     header = parse_header(header_bytes, Refusal | kind)
     if isinstance(header, Refusal) and kind is not Refusal:
         raise header.exception()
     _check_task(header, cfg)
-    return Envelope(header, header_bytes, _cut(body, header.parts), proof, signature)
-
-
-def lengths_of(start: bytes) -> tuple[int, int]:
-    """Return how many octets header and proof of a message take.
-
-    Args:
-        start: at least the first `LENGTHS_BYTES` octets of the message.
-
-    Raises:
-        MessageError: that is not how a message starts.
-    """
-    if len(start) < LENGTHS_BYTES:
-        raise MessageError(
-            f"a message starts with {LENGTHS_BYTES} octets of magic and lengths, but "
-            f"only {len(start)} octets arrived"
-        )
-    magic, header_size, proof_size = _LENGTHS.unpack_from(start)
-    if magic != _MAGIC:
-        raise MessageError(
-            f"a message starts with {_MAGIC!r}, this one with {magic!r}: not an "
-            "hre_torch message, or of another version"
-        )
-    return header_size, proof_size
+    return Envelope(header, header_bytes, _parts(body, header), proof, signature)
 
 
 def decode_head(data: bytes, kind: type[H], *, cfg: bytes) -> Envelope[H]:
@@ -254,7 +212,7 @@ def decode_head(data: bytes, kind: type[H], *, cfg: bytes) -> Envelope[H]:
         MessageError: not the head of a message of that kind.
         WrongTaskError: of another task.
     """
-    header_bytes, proof, signature, rest = _split(data, len(data))
+    header_bytes, proof, signature, rest = split(data, len(data))
     if len(rest):
         raise MessageError(f"{len(rest)} octets follow the signature of a head")
     header = parse_header(header_bytes, kind)
@@ -272,7 +230,7 @@ def kind_of(data: bytes) -> str:
     Raises:
         MessageError: there is no header with a kind.
     """
-    header_bytes, *_ = _split(data, len(data))
+    header_bytes, *_ = split(data, len(data))
     kind: str = parse_header(header_bytes, _Kind).kind
     return kind
 
@@ -299,46 +257,8 @@ def parse_header(header_bytes: bytes, kind: Any) -> Any:
     return header
 
 
-def _split(data: bytes, max_bytes: int) -> tuple[bytes, bytes, bytes, memoryview]:
-    header_size, proof_size = lengths_of(data)
-    if header_size > MAX_HEADER_BYTES or proof_size > max_bytes:
-        raise MessageError(
-            f"header of {header_size} or proof of {proof_size} octets is over the "
-            f"limits of {MAX_HEADER_BYTES} and {max_bytes}"
-        )
-    fixed = _LENGTHS.size + header_size + proof_size + SIGNATURE_BYTES
-    if not fixed <= len(data) <= fixed + max_bytes:
-        raise MessageError(
-            f"{len(data)} octets arrived, but header, proof and signature take {fixed} "
-            f"and the task allows at most {max_bytes} more: truncated, or too long"
-        )
-    start = _LENGTHS.size
-    view = memoryview(data)
-    header = bytes(view[start : start + header_size])
-    start += header_size
-    proof = bytes(view[start : start + proof_size])
-    start += proof_size
-    return header, proof, bytes(view[start:fixed]), view[fixed:]
-
-
-def _cut(body: memoryview, parts: tuple[Part, ...]) -> tuple[bytes, ...]:
-    expected = sum(part.size for part in parts)
-    if expected != len(body):
-        raise MessageError(
-            f"the header announces {expected} octets of body, but {len(body)} arrived"
-        )
-    cut: list[bytes] = []
-    start = 0
-    for index, part in enumerate(parts):
-        piece = bytes(body[start : start + part.size])
-        start += part.size
-        if hashlib.sha256(piece).digest() != part.digest:
-            raise MessageError(
-                f"part {index} does not have the SHA-256 that the header announces: it "
-                "was changed on its way; send the identical bytes again"
-            )
-        cut.append(piece)
-    return tuple(cut)
+def _parts(body: memoryview, header: Header) -> tuple[bytes, ...]:
+    return cut(body, [(part.size, part.digest) for part in header.parts])
 
 
 def _check_task(header: Header, cfg: bytes | None) -> None:

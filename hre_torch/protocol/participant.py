@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from hre_torch.errors import (
     ChecksumError,
@@ -18,6 +17,7 @@ from hre_torch.errors import (
     TaskError,
     TransformError,
 )
+from hre_torch.protocol.ciphers import Integers
 from hre_torch.protocol.entries import GENESIS, chain_after
 from hre_torch.protocol.envelope import Envelope, decode, seal
 from hre_torch.protocol.messages import Download, Listed, Release, Upload
@@ -37,8 +37,8 @@ class Opened:
         first: first release in it.
         last: last release in it.
         newest: newest release that the DSP has.
-        values: sum of the uploads, int64 at scale 2^f, shape `(n_values,)`; None if
-            the release was rejected because its content is not such a sum.
+        values: sum of the uploads, int64 or int32 at scale 2^f, shape `(n_values,)`;
+            None if the release was rejected because its content is not such a sum.
         uploads: the uploads it sums.
         expired: uploads that were dropped because they were too old.
     """
@@ -46,7 +46,7 @@ class Opened:
     first: int
     last: int
     newest: int
-    values: npt.NDArray[np.int64] | None
+    values: Integers | None
     uploads: tuple[Listed, ...]
     expired: tuple[Listed, ...]
 
@@ -100,12 +100,13 @@ class LearningParticipant:
         return msgspec.structs.replace(self._state)
 
     def seal(
-        self, values: npt.NDArray[np.int32], base_version: int, digest: bytes
+        self, values: Integers, base_version: int, digest: bytes
     ) -> Envelope[Upload]:
         """Return a signed, encrypted upload.
 
         Args:
-            values: quantised update, int32, shape `(n_values,)`, |q| <= 2^(b-1) - 1.
+            values: quantised update, int32 or int16, shape `(n_values,)`,
+                |q| <= 2^(b-1) - 1.
             base_version: release on which the update was computed.
             digest: `state_digest` of the released weights at that version.
 
@@ -160,12 +161,12 @@ class LearningParticipant:
             expired=expired,
         )
 
-    def _check_values(self, values: npt.NDArray[np.int32]) -> None:
+    def _check_values(self, values: Integers) -> None:
         expected = (self.task.config.n_values,)
-        if values.shape != expected or values.dtype != np.int32:
+        if values.shape != expected or values.dtype not in (np.int32, np.int16):
             raise TaskError(
                 f"an update has shape {values.shape} and dtype {values.dtype}, this "
-                f"task takes shape {expected} and dtype int32"
+                f"task takes shape {expected} and dtype int32 or int16"
             )
         limit = self.task.fixed_point.limit
         low, high = int(values.min()), int(values.max())
@@ -236,7 +237,7 @@ class LearningParticipant:
 
     def _decrypt(
         self, download: Envelope[Download], count: int, *, merged: bool
-    ) -> npt.NDArray[np.int64] | None:
+    ) -> Integers | None:
         try:
             return self._cipher.decrypt(download.parts, count)
         except (ChecksumError, SlotOverflowError) as error:

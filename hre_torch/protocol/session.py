@@ -83,7 +83,7 @@ class Session:
         if initial is not None:
             self._released = checked_initial(task, initial)
         # Own updates wait in as few octets as they fit: half of what int32 would take.
-        self._pending_dtype = np.int16 if task.config.value_bits <= 16 else np.int32
+        self._pending_dtype = task.fixed_point.dtype
         self._pending: dict[int, Integers] = {}
         self._unsent: tuple[Envelope[Upload], bytes, Integers] | None = None
         self.latest_version = 0
@@ -153,11 +153,12 @@ class Session:
             weights += self.task.full_size(values[piece], piece.start or 0)
         return weights
 
-    def push(self, values: npt.NDArray[np.int32]) -> int:
+    def push(self, values: Integers) -> int:
         """Seal and submit one quantised update.
 
         Args:
-            values: int32, shape `(n_values,)`, |q| <= 2^(b-1) - 1.
+            values: int32 or int16, shape `(n_values,)`, |q| <= 2^(b-1) - 1. A read-only
+                array of the narrower type that fits is kept as it is, not copied.
 
         Returns:
             The upload's sequence number.
@@ -180,8 +181,10 @@ class Session:
         with self.observe("encrypt"):
             upload = self._participant.seal(values, self.version, self._digest)
             data = upload.encode()
-        kept: Integers = values.astype(self._pending_dtype)
-        self._unsent = (replace(upload, parts=()), data, kept)
+            # Its words are in `data` now, and need not be in memory twice.
+            upload = replace(upload, parts=())
+        kept: Integers = values.astype(self._pending_dtype, copy=values.flags.writeable)
+        self._unsent = (upload, data, kept)
         self.resend()
         return upload.header.sequence
 

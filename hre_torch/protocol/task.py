@@ -16,7 +16,7 @@ from hre_torch.crypto.modulus import Parameters
 from hre_torch.crypto.signatures import SigningKey, verify
 from hre_torch.encoding.fixed_point import FixedPoint
 from hre_torch.errors import TaskError
-from hre_torch.protocol.envelope import MAX_HEADER_BYTES
+from hre_torch.protocol.framing import MAX_HEADER_BYTES
 from hre_torch.protocol.roster import Roster
 
 __all__ = ["Task", "TaskConfig", "sign_task"]

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from hre_torch.crypto.signatures import SIGNATURE_BYTES, SigningKey
-from hre_torch.protocol.envelope import signed_bytes
+from hre_torch.protocol.framing import signed_bytes
 
 NESTED = b"\x91" * 3000 + b"\xc0"
 

@@ -32,11 +32,11 @@ from hre_torch.protocol.envelope import (
     decode,
     decode_head,
     kind_of,
-    lengths_of,
     refuse,
     seal,
 )
 from hre_torch.protocol.evidence import Evidence, check_evidence, decode_evidence
+from hre_torch.protocol.framing import lengths_of
 from hre_torch.protocol.suites.keys import decode_exponents, decode_keys
 from tests.protocol.barrage import attack, counts, endless
 from tests.protocol.mutations import Mutator

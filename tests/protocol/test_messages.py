@@ -15,7 +15,8 @@ from hre_torch.errors import (
     SignatureError,
     WrongTaskError,
 )
-from hre_torch.protocol.envelope import MAX_HEADER_BYTES, Refusal, decode, refuse, seal
+from hre_torch.protocol.envelope import Refusal, decode, refuse, seal
+from hre_torch.protocol.framing import MAX_HEADER_BYTES
 from hre_torch.protocol.messages import Ack, Upload
 
 CFG = bytes(range(32))

@@ -14,15 +14,8 @@ import httpx
 from hre_torch.aggregators.http.exchange import Answer, Exchange, RetryPolicy
 from hre_torch.errors import AggregatorError, HREError
 from hre_torch.protocol.aggregator import Aggregator
-from hre_torch.protocol.envelope import (
-    LENGTHS_BYTES,
-    Envelope,
-    Header,
-    Refusal,
-    decode,
-    lengths_of,
-    seal,
-)
+from hre_torch.protocol.envelope import Envelope, Header, Refusal, decode, seal
+from hre_torch.protocol.framing import LENGTHS_BYTES, lengths_of
 from hre_torch.protocol.messages import Ack, Download, Release
 from hre_torch.protocol.requests import (
     Fetch,

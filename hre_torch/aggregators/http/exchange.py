@@ -14,7 +14,8 @@ import httpx
 from hre_torch.aggregators.addresses import client_options
 from hre_torch.errors import AggregatorError, ProtocolError
 from hre_torch.protocol.answers import read_answer
-from hre_torch.protocol.envelope import MAX_HEADER_BYTES, Envelope, Header
+from hre_torch.protocol.envelope import Envelope, Header
+from hre_torch.protocol.framing import MAX_HEADER_BYTES
 from hre_torch.protocol.task import Task
 
 __all__ = ["Answer", "Exchange", "RetryPolicy"]

@@ -9,8 +9,9 @@ from typing import Final
 
 from hre_torch.errors import HREError
 from hre_torch.protocol.aggregator import Aggregator
-from hre_torch.protocol.envelope import LENGTHS_BYTES, lengths_of, parse_header
 from hre_torch.protocol.envelope import Refusal as _Refusal
+from hre_torch.protocol.envelope import parse_header
+from hre_torch.protocol.framing import LENGTHS_BYTES, lengths_of
 from hre_torch.protocol.messages import Download, Release
 
 __all__ = ["Prefetcher"]

@@ -25,7 +25,8 @@ from hre_torch.aggregators.services.routes import MEDIA_TYPE, Desk
 from hre_torch.aggregators.services.steps import Durable, Steps
 from hre_torch.errors import HREError, MessageError
 from hre_torch.protocol.data_service import DataServiceProvider
-from hre_torch.protocol.envelope import Envelope, Header, decode, seal, signed_bytes
+from hre_torch.protocol.envelope import Envelope, Header, decode, seal
+from hre_torch.protocol.framing import signed_bytes
 from hre_torch.protocol.messages import (
     Ack,
     Deposit,

@@ -12,7 +12,8 @@ from hre_torch.aggregators.addresses import client_options
 from hre_torch.aggregators.services.metrics import Metrics
 from hre_torch.errors import AggregatorError, ProtocolError
 from hre_torch.protocol.answers import read_answer
-from hre_torch.protocol.envelope import MAX_HEADER_BYTES, Envelope, Header, Refusal
+from hre_torch.protocol.envelope import Envelope, Header, Refusal
+from hre_torch.protocol.framing import MAX_HEADER_BYTES
 from hre_torch.protocol.task import Task
 
 __all__ = ["Errands", "UnreachableError"]

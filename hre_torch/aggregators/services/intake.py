@@ -19,13 +19,8 @@ from starlette.requests import ClientDisconnect, Request
 
 from hre_torch.crypto.signatures import SIGNATURE_BYTES
 from hre_torch.errors import HREError, MessageError, TaskError
-from hre_torch.protocol.envelope import (
-    LENGTHS_BYTES,
-    Envelope,
-    Header,
-    decode_head,
-    lengths_of,
-)
+from hre_torch.protocol.envelope import Envelope, Header, decode_head
+from hre_torch.protocol.framing import LENGTHS_BYTES, lengths_of
 
 __all__ = ["Expected", "Intake", "RefusedError"]
 

@@ -14,7 +14,8 @@ from hre_torch.aggregators.services.logs import log_event
 from hre_torch.aggregators.services.metrics import Metrics
 from hre_torch.aggregators.services.routes import Desk
 from hre_torch.aggregators.services.steps import Durable, Steps
-from hre_torch.protocol.envelope import MAX_HEADER_BYTES, Envelope, Header, decode
+from hre_torch.protocol.envelope import Envelope, Header, decode
+from hre_torch.protocol.framing import MAX_HEADER_BYTES
 from hre_torch.protocol.key_transform import KeyTransformServer
 from hre_torch.protocol.messages import Deposit, ReleaseOrder, TransformRequest
 from hre_torch.protocol.roster import DATA_SERVICE, Secret

@@ -13,7 +13,8 @@ from hre_torch.aggregators.store.shelves import BodyShelf
 from hre_torch.errors import MessageError
 from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.entries import GENESIS, Entry, LedgerState, chain_after
-from hre_torch.protocol.envelope import parse_header, signed_bytes
+from hre_torch.protocol.envelope import parse_header
+from hre_torch.protocol.framing import signed_bytes
 from hre_torch.protocol.messages import Upload
 from hre_torch.protocol.states import ReleasedState, StoredState
 

@@ -27,11 +27,13 @@ from hre_torch.errors import ChecksumError, DecryptionError, MessageError
 from hre_torch.protocol.ciphers import (
     Body,
     DataServiceCipher,
+    Integers,
     KeyTransformCipher,
     ParticipantCipher,
     Parts,
     SealedBody,
 )
+from hre_torch.protocol.framing import octets_of
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.suite import Plan, Workload
 from hre_torch.protocol.suites.gated import GatedSuite
@@ -42,6 +44,7 @@ from hre_torch.protocol.suites.gated_roles import (
     GatedSum,
     checked_heads,
 )
+from hre_torch.protocol.suites.kept_words import KeptWords, WordStore
 from hre_torch.protocol.suites.keys import LaneTask
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
@@ -79,6 +82,11 @@ def _words(parts: Parts, expected: int, *, what: str) -> Words:
     return np.frombuffer(parts[-1], dtype="<u4").astype(np.uint32, copy=False)
 
 
+def _octets(words: Words) -> bytes:
+    """Return words as they travel, without copying them."""
+    return octets_of(words.astype("<u4", copy=False))
+
+
 class HybridParticipant(ParticipantCipher):
     """Masks updates and sends the secrets through the key layer; opens sums."""
 
@@ -89,14 +97,13 @@ class HybridParticipant(ParticipantCipher):
         self._n_values = task.config.n_values
         self._doubted: bytes | None = None
 
-    def encrypt(self, values: npt.NDArray[np.int32]) -> SealedBody:
+    def encrypt(self, values: Integers) -> SealedBody:
         """Return the key layer of a fresh secret, and the words that it masks."""
         masked = mask(values, self._ring, self._expansion)
         keys = self._keys.encrypt(masked.secret.astype(np.int32))
-        words = masked.words.astype("<u4", copy=False).tobytes()
-        return SealedBody((*keys.parts, words), keys.prove)
+        return SealedBody((*keys.parts, _octets(masked.words)), keys.prove)
 
-    def decrypt(self, parts: Parts, count: int) -> npt.NDArray[np.int64]:
+    def decrypt(self, parts: Parts, count: int) -> Integers:
         """Return the sum of `count` uploads."""
         total = _words(parts, self._ring.words(self._n_values), what="a download")
         secret = self._keys.decrypt(parts[:_KEY_PARTS], count)
@@ -133,7 +140,7 @@ class HybridSum:
     """Sum of key layers and sum of words."""
 
     keys: GatedSum
-    words: Words
+    words: KeptWords
 
 
 class HybridDataService(DataServiceCipher[HybridSum]):
@@ -142,19 +149,24 @@ class HybridDataService(DataServiceCipher[HybridSum]):
     def __init__(self, task: Task, secret: Secret, workers: Workers) -> None:
         self._keys = GatedDataService(key_layer(task), secret, workers)
         self._n_words = _ring(task).words(task.config.n_values)
+        self._store = WordStore(self._n_words)
 
     def load(self, body: Body) -> HybridSum:
         """Return an upload whose proof holds for its key layer."""
         words = _words(body.parts, self._n_words, what="an upload")
         keys = Body(body.parts[:_KEY_PARTS], body.header, body.proof)
-        return HybridSum(self._keys.load(keys), words)
+        return HybridSum(self._keys.load(keys), self._store.keep(words))
 
     def add(self, totals: Sequence[HybridSum]) -> HybridSum:
         """Return the product of the key layers and the sum of the words."""
         words = totals[0].words.copy()
         for other in totals[1:]:
-            accumulate(words, other.words)
-        return HybridSum(self._keys.add([total.keys for total in totals]), words)
+            start = 0
+            for piece in other.words.pieces():
+                accumulate(words[start : start + piece.size], piece)
+                start += piece.size
+        keys = self._keys.add([total.keys for total in totals])
+        return HybridSum(keys, self._store.keep(words))
 
     def forward(self, total: HybridSum) -> Parts:
         """Return the heads of the key layer."""
@@ -162,7 +174,10 @@ class HybridDataService(DataServiceCipher[HybridSum]):
 
     def commitment(self, total: HybridSum) -> bytes:
         """Return SHA-256 of the sum of words."""
-        return hashlib.sha256(total.words.astype("<u4", copy=False).data).digest()
+        digest = hashlib.sha256()
+        for piece in total.words.pieces():
+            digest.update(_octets(piece))
+        return digest.digest()
 
     def begin(self, total: HybridSum, recipient: str) -> tuple[Parts, Any]:
         """Make the own share of the key layer; the words need none."""
@@ -172,16 +187,18 @@ class HybridDataService(DataServiceCipher[HybridSum]):
     def finish(self, kept: Any, reply: Parts) -> Parts:
         """Multiply both servers' shares; the words follow as they are."""
         shares, words = kept
-        return (*self._keys.finish(shares, reply), words.astype("<u4").tobytes())
+        return (*self._keys.finish(shares, reply), _octets(words.copy()))
 
     def dump(self, total: HybridSum) -> Parts:
         """Return heads, lanes, words."""
-        return (*self._keys.dump(total.keys), total.words.astype("<u4").tobytes())
+        return (*self._keys.dump(total.keys), _octets(total.words.copy()))
 
     def restore(self, parts: Parts) -> HybridSum:
         """Return a sum, every element of its key layer checked."""
         words = _words(parts, self._n_words, what="a stored sum")
-        return HybridSum(self._keys.restore(parts[:_KEY_PARTS]), words)
+        return HybridSum(
+            self._keys.restore(parts[:_KEY_PARTS]), self._store.keep(words)
+        )
 
 
 class HybridSuite(GatedSuite):
