@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["MemoryGauge"]
+__all__ = ["MemoryGauge", "peak_mib"]
 
 _CLEAR: Final = Path("/proc/self/clear_refs")
 _STATUS: Final = Path("/proc/self/status")
@@ -71,6 +71,11 @@ class MemoryGauge:
         except OSError:
             return False
         return True
+
+
+def peak_mib() -> float:
+    """Return the highest resident size of this process so far, in MiB (Linux)."""
+    return _status()["VmHWM"] / _KIB_PER_MIB
 
 
 def _status() -> dict[str, int]:

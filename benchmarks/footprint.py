@@ -1,0 +1,225 @@
+"""How much memory whole processes take that train under encryption.
+
+    python -m benchmarks.footprint --network resnet18 --participants 3
+
+Every row is a process of its own, and its figure the highest resident size (`VmHWM`)
+after the same few rounds of one local step, push and pull:
+
+- `torch`: torch, torchvision and as many models, gradients and steps as there are
+  participants, and nothing else;
+- `federation`: the same, and DSP, KTS and all participants' sessions in that process;
+- `torch, alone` and `participant`: the same with one model, where the servers and the
+  other participants are in another process.
+
+What is *over torch* is the difference to the row with as many models. Batches are small
+on purpose: large ones need memory in the backward pass that is free again when an
+update is sealed, and would hide what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Final
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from benchmarks.memory import peak_mib
+from hre_torch.crypto.signatures import SigningKey
+from hre_torch.federation import Federation
+from hre_torch.models import build_model
+from hre_torch.optim import HREOptimizer
+from hre_torch.protocol.aggregator import Aggregator
+from hre_torch.protocol.session import Session
+from hre_torch.protocol.task import Secret
+
+__all__ = ["main"]
+
+_SHAPE: Final = (2, 3, 32, 32)
+_ROUNDS: Final = 3
+_NEVER: Final = 10**9
+_SPAWN: Final = multiprocessing.get_context("spawn")
+
+
+@dataclass(frozen=True)
+class _Work:
+    network: str
+    participants: int
+    profile: str
+
+    def models(self, count: int) -> list[nn.Module]:
+        return [build_model(self.network, seed=1) for _ in range(count)]
+
+    def federation(self, model: nn.Module) -> Federation:
+        return Federation.local(
+            model,
+            participants=self.participants,
+            profile=self.profile,
+            min_contributions=self.participants,
+        )
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Highest resident size, and the longest push and pull, in seconds."""
+
+    peak: float
+    push: float = 0.0
+    pull: float = 0.0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure all rows and print them; return the exit status."""
+    parser = argparse.ArgumentParser(description="Memory of whole processes.")
+    parser.add_argument("--network", default="resnet18", help="for colour images")
+    parser.add_argument("--participants", type=int, default=3, help="all of a release")
+    parser.add_argument("--profile", default="demo3072", help="modulus profile")
+    options = parser.parse_args(arguments)
+    work = _Work(options.network, options.participants, options.profile)
+    print("| process | peak MiB | over torch | push, s | pull, s |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    base = 0.0
+    for label, measure in _ROWS:
+        # Only a process that did nothing before can tell its own peak.
+        with ProcessPoolExecutor(1, mp_context=_SPAWN) as executor:
+            reading = executor.submit(measure, work).result()
+        base = base if reading.push else reading.peak
+        print(
+            f"| {label} | {reading.peak:,.0f} | {reading.peak - base:,.0f} | "
+            f"{reading.push:.2f} | {reading.pull:.2f} |",
+            flush=True,
+        )
+    return 0
+
+
+def _torch(work: _Work) -> _Reading:
+    return _torch_alone(work, work.participants)
+
+
+def _torch_alone(work: _Work, count: int = 1) -> _Reading:
+    models = work.models(count)
+    optimizers = [_sgd(model) for model in models]
+    for _ in range(_ROUNDS):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            _step(model, optimizer)
+    return _Reading(peak_mib())
+
+
+def _federation(work: _Work) -> _Reading:
+    models = work.models(work.participants)
+    with work.federation(models[0]) as federation:
+        return _train(models, [federation.join() for _ in models])
+
+
+def _participant(work: _Work) -> _Reading:
+    models = work.models(1)
+    here, there = _SPAWN.Pipe()
+    servers = _SPAWN.Process(target=_serve, args=(there, work))
+    servers.start()
+    task, (role, name, signing, material) = here.recv()
+    secret = Secret(role, name, SigningKey(signing), material)
+    initial = np.frombuffer(here.recv_bytes(), dtype=np.int64)
+    session = Session(task, secret, _Piped(here), initial)
+    del initial
+    reading = _train(models, [session])
+    here.send_bytes(b"")
+    servers.join()
+    return reading
+
+
+_ROWS: Final = (
+    ("torch", _torch),
+    ("federation", _federation),
+    ("torch, alone", _torch_alone),
+    ("participant", _participant),
+)
+
+
+def _sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    labels = torch.zeros(_SHAPE[0], dtype=torch.long)
+    functional.cross_entropy(model(torch.randn(_SHAPE)), labels).backward()
+    optimizer.step()
+
+
+def _train(models: Sequence[nn.Module], sessions: Sequence[Session]) -> _Reading:
+    """Play the rounds: everybody steps and pushes, then everybody pulls."""
+    optimizers = [
+        HREOptimizer(
+            _sgd(model), session, module=model, push_every=_NEVER, pull_every=_NEVER
+        )
+        for model, session in zip(models, sessions, strict=True)
+    ]
+    pushes, pulls = [], []
+    for _ in range(_ROUNDS):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            _step(model, optimizer)
+            started = time.perf_counter()
+            optimizer.push()
+            pushes.append(time.perf_counter() - started)
+        for optimizer in optimizers:
+            started = time.perf_counter()
+            optimizer.pull()
+            pulls.append(time.perf_counter() - started)
+    return _Reading(peak_mib(), max(pushes), max(pulls))
+
+
+class _Piped(Aggregator):
+    """A connection to servers at the far end of a pipe."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+
+    def submit(self, upload: bytes) -> bytes:
+        """Send an upload; return the answer."""
+        self._pipe.send_bytes(upload)
+        return self._pipe.recv_bytes()
+
+    def fetch(self, since: int, *, merge: bool = True) -> Iterator[bytes]:
+        """Ask for what is new, and yield it."""
+        self._pipe.send_bytes(since.to_bytes(4, "big"))
+        while download := self._pipe.recv_bytes():
+            yield download
+
+    def close(self) -> None:
+        """End nothing: whoever made the pipe does."""
+
+
+def _serve(pipe: Connection, work: _Work) -> None:
+    """Be DSP, KTS and all participants but the first, who push zeros."""
+    with work.federation(work.models(1)[0]) as federation:
+        first, *names = federation.names
+        kept = federation.state().secrets[first]
+        pipe.send((federation.task, (kept.role, first, kept.signing, kept.material)))
+        others = [federation.join(name) for name in names]
+        zeros = np.zeros(federation.task.config.n_values, dtype=np.int16)
+        pipe.send_bytes(others[0].released().data.cast("B"))
+        while message := pipe.recv_bytes():
+            if len(message) == 4:
+                for download in federation.servers.fetch(
+                    first, int.from_bytes(message, "big"), merge=True
+                ):
+                    pipe.send_bytes(download)
+                pipe.send_bytes(b"")
+                continue
+            for other in others:
+                other.pull()
+                other.push(zeros)
+            pipe.send_bytes(federation.servers.submit(first, message))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
