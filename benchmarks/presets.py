@@ -33,6 +33,12 @@ PRESETS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             "values": "109386",
             "budget": "25",
         },
+        # What a large model costs: as many values as ResNet-18 has parameters.
+        "large": {
+            "suites": "hybrid,plain",
+            "peers": "",
+            "values": "109386,11173962",
+        },
         # Both of them in one run.
         "full": {
             "suites": "hybrid,gated,paper,phong,plain",

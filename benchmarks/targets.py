@@ -19,8 +19,14 @@ _REFERENCE: Final = 109_386
 _MILLION: Final = 10**6
 _LARGE: Final = 10**7
 _RESNET20: Final = 269_722
+_RESNET18: Final = 11_173_962
 _MODULUS_BITS: Final = 3072
 _KTS_PHASES: Final = ("kts_push", "kts_release", "kts_recipient_first", "kts_recipient")
+
+_OF_AN_EXCHANGE: Final = (
+    *("client_push", "dsp_push", "kts_push", "dsp_release", "kts_release"),
+    *("dsp_recipient_first", "kts_recipient_first", "client_pull"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +167,11 @@ def _verification(book: _Book) -> float:
     return book.seconds("gated", "check") + book.seconds("gated", "kts_push")
 
 
+def _push_and_pull(book: _Book) -> float:
+    """Seconds of everything that an upload and a download of ResNet-18 bring about."""
+    return sum(book.seconds("hybrid", phase, _RESNET18) for phase in _OF_AN_EXCHANGE)
+
+
 def _at_least(
     what: str, figure: Callable[[_Book], float], bound: float, unit: str = ""
 ) -> _Target:
@@ -222,6 +233,10 @@ _HYBRID: Final = (
     ),
 )
 
+_LARGE_MODEL: Final = (
+    _Target("hybrid: push and pull of ResNet-18, all roles", _push_and_pull, 4, "s"),
+)
+
 _TRAINING: Final = (
     _Target(
         "hybrid: step, push and pull of the MNIST MLP",
@@ -271,4 +286,4 @@ _PAPER: Final = tuple(
     }.items()
 )
 
-_TARGETS: Final = (*_HYBRID, *_TRAINING, *_GATED, *_PAPER)
+_TARGETS: Final = (*_HYBRID, *_LARGE_MODEL, *_TRAINING, *_GATED, *_PAPER)

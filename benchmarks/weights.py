@@ -33,22 +33,24 @@ class Weights:
         self._view = FlatView([torch.zeros(n_values)])
         self._model = LocalModel(self._view, self._base)
 
-    def quantise(self, update: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
+    def quantise(
+        self, update: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.signedinteger]:
         """Return an update as a suite takes it.
 
         Args:
             update: float64, shape `(n_values,)`.
         """
-        values = np.empty(update.size, dtype=np.int32)
+        values = np.empty(update.size, dtype=self._fixed_point.dtype)
         for piece in self._view.pieces:
             values[piece.place] = self._fixed_point.quantise(update[piece.place])
         return values
 
-    def apply(self, opened: npt.NDArray[np.int64]) -> None:
+    def apply(self, opened: npt.NDArray[np.signedinteger]) -> None:
         """Add an opened sum and load the result into the parameters.
 
         Args:
-            opened: int64 at scale 2^f, shape `(n_values,)`.
+            opened: integers at scale 2^f, shape `(n_values,)`.
         """
         self.released += opened
         self._model.show()

@@ -71,6 +71,9 @@ def estimate_tables(estimate: Estimate) -> RenderableType:
     sizes.add_section()
     for role, octets in estimate.table_bytes.items():
         sizes.add_row(f"tables in memory: {role}", size(octets), "")
+    sizes.add_row(
+        "vectors in memory: each participant", size(estimate.participant_bytes), ""
+    )
     return sizes
 
 

@@ -79,6 +79,10 @@ def train(
 def estimate(
     recipe: Annotated[Path, typer.Argument(help="Recipe, a YAML file.")],
     override: Overrides = None,
+    parameters: Annotated[
+        int | None,
+        typer.Option(help="Predict for a model of that size, whatever it will be."),
+    ] = None,
 ) -> None:
     """Predict bytes, seconds and memory of a recipe before training it."""
     from hre_torch.cli.tables import estimate_tables
@@ -88,7 +92,8 @@ def estimate(
 
     chosen = load_recipe(recipe, override or [])
     data = load_recipe_data(chosen)
-    results.print(estimate_tables(estimate_recipe(chosen, data)))
+    predicted = estimate_recipe(chosen, data, parameters_of_model=parameters)
+    results.print(estimate_tables(predicted))
 
 
 def report(

@@ -1,8 +1,9 @@
 """What a recipe will cost, before anything is encrypted.
 
-A suite knows how many multiplications modulo n^2 each of its phases takes; how long one
-takes is measured here, on this machine, in a few milliseconds. Suites without
-cryptography cost nothing. Training itself is not part of the estimate.
+A suite knows how many multiplications modulo n^2 each of its phases takes, and how many
+words it masks; how long one takes is measured here, on this machine, in a few
+milliseconds. Suites without cryptography cost nothing. Training itself is not part of
+the estimate.
 """
 
 from __future__ import annotations
@@ -13,14 +14,19 @@ from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any, Final
 
+import numpy as np
+
 from hre_torch.crypto.modulus import Parameters, load_profile
 from hre_torch.data.images import Data
+from hre_torch.encoding.fixed_point import FixedPoint
+from hre_torch.errors import RecipeError
 from hre_torch.models import build_model
 from hre_torch.optim.flatten import Layout
 from hre_torch.protocol.suite import Plan, Workload
 from hre_torch.protocol.suites import SUITES
 from hre_torch.recipes import Recipe
 from hre_torch.training.assembly import make_batches, steps_of
+from hre_torch.training.word_costs import word_seconds
 
 __all__ = ["Estimate", "estimate_recipe", "multiplication_seconds"]
 
@@ -58,6 +64,8 @@ class Estimate:
         server_bytes: what the two servers exchange for one download.
         phases_ms: phase to milliseconds of one call.
         table_bytes: role to memory of its fixed-base tables.
+        participant_bytes: memory of one participant for what is as long as the model,
+            besides torch: released and local weights, one pending update, an upload.
         pushes: of all participants in the whole run.
         pulls: of all participants in the whole run.
         releases: in the whole run, if each holds as few uploads as it may.
@@ -73,6 +81,7 @@ class Estimate:
     server_bytes: int
     phases_ms: dict[str, float]
     table_bytes: dict[str, int]
+    participant_bytes: int
     pushes: int
     pulls: int
     releases: int
@@ -85,21 +94,24 @@ class Estimate:
         return asdict(self)
 
 
-def estimate_recipe(recipe: Recipe, data: Data) -> Estimate:
+def estimate_recipe(
+    recipe: Recipe, data: Data, *, parameters_of_model: int | None = None
+) -> Estimate:
     """Predict what a recipe will cost on this machine.
 
     Args:
         recipe: what would be run.
         data: its data, which says how many steps there are.
+        parameters_of_model: trainable values of a model to be used in the place of the
+            recipe's, which need not exist yet; None for the recipe's own.
 
     Raises:
         ConfigurationError: no such suite, profile or model, or too few images.
     """
     suite, parameters = SUITES.get(recipe.suite), load_profile(recipe.profile)
-    model = build_model(recipe.model.name, recipe.train.seed, **recipe.model.options)
-    layout = Layout.of(model, recipe.buffers)
+    n_params, n_values = _sizes(recipe, parameters_of_model)
     workload = Workload(
-        n_values=layout.n_params + layout.n_buffers,
+        n_values=n_values,
         participants=recipe.participants,
         value_bits=recipe.value_bits,
         max_additions=recipe.max_additions or suite.default_max_additions,
@@ -117,12 +129,13 @@ def estimate_recipe(recipe: Recipe, data: Data) -> Estimate:
     phases = _phase_seconds(plan, parameters, recipe.workers, additions=t - 1)
     calls = {"add": releases} | dict.fromkeys(_OF_A_DOWNLOAD, downloads)
     return Estimate(
-        parameters=layout.n_params,
+        parameters=n_params,
         upload_bytes=plan.upload_bytes,
         download_bytes=plan.download_bytes,
         server_bytes=plan.server_bytes,
         phases_ms={phase: 1000.0 * seconds for phase, seconds in phases.items()},
         table_bytes=dict(plan.table_bytes),
+        participant_bytes=_octets_per_value(recipe) * n_values + plan.upload_bytes,
         pushes=pushes,
         pulls=pulls,
         releases=releases,
@@ -131,6 +144,28 @@ def estimate_recipe(recipe: Recipe, data: Data) -> Estimate:
         seconds=sum(
             seconds * calls.get(phase, pushes) for phase, seconds in phases.items()
         ),
+    )
+
+
+def _sizes(recipe: Recipe, parameters_of_model: int | None) -> tuple[int, int]:
+    """Return the number of parameters, and of all values that travel."""
+    if parameters_of_model is not None:
+        if parameters_of_model < 1:
+            raise RecipeError(
+                f"a model of {parameters_of_model} parameters was asked for; it has at "
+                "least 1"
+            )
+        return parameters_of_model, parameters_of_model
+    model = build_model(recipe.model.name, recipe.train.seed, **recipe.model.options)
+    layout = Layout.of(model, recipe.buffers)
+    return layout.n_params, layout.n_params + layout.n_buffers
+
+
+def _octets_per_value(recipe: Recipe) -> int:
+    """Released weights, the local model, one pending update."""
+    pending = FixedPoint(recipe.fraction_bits, recipe.value_bits).dtype
+    return (
+        np.dtype(np.int64).itemsize + np.dtype(np.float64).itemsize + pending.itemsize
     )
 
 
@@ -150,4 +185,9 @@ def _phase_seconds(
     if "add" in seconds:
         # Sums are not spread over workers; a release adds all but its first upload.
         seconds["add"] = one * plan.multiplications["add"] * additions
+    if plan.words:
+        # No worker shares this: the words are treated by one thread.
+        for phase, each in word_seconds().items():
+            times = additions if phase == "add" else 1
+            seconds[phase] += each * plan.words * times
     return seconds

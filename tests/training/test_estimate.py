@@ -6,10 +6,11 @@ import pytest
 
 from hre_torch.crypto.modulus import load_profile
 from hre_torch.data.load import load_data
-from hre_torch.errors import ModulusError, UnknownPluginError
+from hre_torch.errors import ModulusError, RecipeError, UnknownPluginError
 from hre_torch.recipes import load_recipe
 from hre_torch.training.estimate import estimate_recipe, multiplication_seconds
 from hre_torch.training.runner import Runner
+from hre_torch.training.word_costs import word_seconds
 
 # What a message has besides its body: header, signature, the list of a release.
 ENVELOPE = 2_000
@@ -79,6 +80,32 @@ def test_a_suite_that_does_not_merge_downloads_every_release(predict):
     merged, single = predict(), predict("suite=hybrid", "min_contributions=3")
     assert merged.bytes_down == merged.pulls * merged.download_bytes
     assert single.bytes_down == 3 * single.releases * single.download_bytes
+
+
+def test_words_cost_time_in_every_phase_that_treats_them():
+    spent = word_seconds()
+    assert set(spent) == {"encrypt", "check", "add", "open"}
+    assert all(0 < seconds < 1e-5 for seconds in spent.values())
+
+
+@pytest.mark.parametrize("millions", [0.1, 1, 10, 100])
+def test_a_model_need_not_exist_to_be_estimated(toy_recipe, digits, millions):
+    size = int(millions * 10**6)
+    recipe = load_recipe(toy_recipe("suite=hybrid", "min_contributions=3"))
+    predicted = estimate_recipe(recipe, digits, parameters_of_model=size)
+    assert predicted.parameters == size
+    assert 4.0 < predicted.upload_bytes / size < 4.2
+    # Whatever the size, the key layer is the same: between the servers, and in tables.
+    small = estimate_recipe(recipe, digits)
+    assert predicted.server_bytes == small.server_bytes
+    assert predicted.table_bytes == small.table_bytes
+    assert predicted.participant_bytes > 20 * size
+
+
+def test_a_model_without_parameters_is_refused(toy_recipe, digits):
+    recipe = load_recipe(toy_recipe())
+    with pytest.raises(RecipeError, match="at least 1"):
+        estimate_recipe(recipe, digits, parameters_of_model=0)
 
 
 def test_pushing_less_often_costs_less(predict):
