@@ -39,8 +39,8 @@ from hre_torch.federation import Federation
 from hre_torch.models import build_model
 from hre_torch.optim import HREOptimizer
 from hre_torch.protocol.aggregator import Aggregator
+from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.session import Session
-from hre_torch.protocol.task import Secret
 
 __all__ = ["main"]
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hre_torch.crypto.ring_expansion import PIECE_BLOCKS, PublicExpansion
 from hre_torch.crypto.ring_lwe import accumulate, mask, unmask
@@ -41,7 +42,8 @@ def word_seconds() -> dict[str, float]:
     total, words = np.zeros_like(uploads[0].words), uploads[0].words
     for upload in uploads:
         accumulate(total, upload.words)
-    secret = np.sum([upload.secret for upload in uploads], axis=0, dtype=np.int64)
+    secrets = np.stack([upload.secret for upload in uploads])
+    secret: NDArray[np.int64] = secrets.sum(axis=0, dtype=np.int64)
     masking = _fastest(lambda: mask(values, parameters, expansion))
     hashing = _fastest(lambda: hashlib.sha256(words.data))
     opening = _fastest(
