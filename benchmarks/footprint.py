@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -68,15 +67,6 @@ class _Work:
         )
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """Highest resident size, and the longest push and pull, in seconds."""
-
-    peak: float
-    push: float = 0.0
-    pull: float = 0.0
-
-
 def main(arguments: Sequence[str]) -> int:
     """Measure all rows and print them; return the exit status."""
     parser = argparse.ArgumentParser(description="Memory of whole processes.")
@@ -85,42 +75,37 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--profile", default="demo3072", help="modulus profile")
     options = parser.parse_args(arguments)
     work = _Work(options.network, options.participants, options.profile)
-    print("| process | peak MiB | over torch | push, s | pull, s |")
-    print("| --- | ---: | ---: | ---: | ---: |")
+    print("| process | peak MiB | over torch |\n| --- | ---: | ---: |")
     base = 0.0
     for label, measure in _ROWS:
         # Only a process that did nothing before can tell its own peak.
         with ProcessPoolExecutor(1, mp_context=_SPAWN) as executor:
-            reading = executor.submit(measure, work).result()
-        base = base if reading.push else reading.peak
-        print(
-            f"| {label} | {reading.peak:,.0f} | {reading.peak - base:,.0f} | "
-            f"{reading.push:.2f} | {reading.pull:.2f} |",
-            flush=True,
-        )
+            peak = executor.submit(measure, work).result()
+        base = peak if label.startswith("torch") else base
+        print(f"| {label} | {peak:,.0f} | {peak - base:,.0f} |", flush=True)
     return 0
 
 
-def _torch(work: _Work) -> _Reading:
+def _torch(work: _Work) -> float:
     return _torch_alone(work, work.participants)
 
 
-def _torch_alone(work: _Work, count: int = 1) -> _Reading:
+def _torch_alone(work: _Work, count: int = 1) -> float:
     models = work.models(count)
     optimizers = [_sgd(model) for model in models]
     for _ in range(_ROUNDS):
         for model, optimizer in zip(models, optimizers, strict=True):
             _step(model, optimizer)
-    return _Reading(peak_mib())
+    return peak_mib()
 
 
-def _federation(work: _Work) -> _Reading:
+def _federation(work: _Work) -> float:
     models = work.models(work.participants)
     with work.federation(models[0]) as federation:
         return _train(models, [federation.join() for _ in models])
 
 
-def _participant(work: _Work) -> _Reading:
+def _participant(work: _Work) -> float:
     models = work.models(1)
     here, there = _SPAWN.Pipe()
     servers = _SPAWN.Process(target=_serve, args=(there, work))
@@ -130,10 +115,10 @@ def _participant(work: _Work) -> _Reading:
     initial = np.frombuffer(here.recv_bytes(), dtype=np.int64)
     session = Session(task, secret, _Piped(here), initial)
     del initial
-    reading = _train(models, [session])
+    peak = _train(models, [session])
     here.send_bytes(b"")
     servers.join()
-    return reading
+    return peak
 
 
 _ROWS: Final = (
@@ -155,26 +140,21 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def _train(models: Sequence[nn.Module], sessions: Sequence[Session]) -> _Reading:
-    """Play the rounds: everybody steps and pushes, then everybody pulls."""
+def _train(models: Sequence[nn.Module], sessions: Sequence[Session]) -> float:
+    """Play the rounds: all step and push, then all pull; return the peak in MiB."""
     optimizers = [
         HREOptimizer(
             _sgd(model), session, module=model, push_every=_NEVER, pull_every=_NEVER
         )
         for model, session in zip(models, sessions, strict=True)
     ]
-    pushes, pulls = [], []
     for _ in range(_ROUNDS):
         for model, optimizer in zip(models, optimizers, strict=True):
             _step(model, optimizer)
-            started = time.perf_counter()
             optimizer.push()
-            pushes.append(time.perf_counter() - started)
         for optimizer in optimizers:
-            started = time.perf_counter()
             optimizer.pull()
-            pulls.append(time.perf_counter() - started)
-    return _Reading(peak_mib(), max(pushes), max(pulls))
+    return peak_mib()
 
 
 class _Piped(Aggregator):
