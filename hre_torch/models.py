@@ -250,7 +250,7 @@ class ResNet20(nn.Module):
         )
         self.linear = nn.Linear(64, classes)
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
+            if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight)
 
     def forward(self, x: Tensor) -> Tensor:
