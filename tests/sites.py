@@ -24,6 +24,7 @@ from hre_torch.deployment.roster_file import (
     sign_roster,
     write_roster,
 )
+from hre_torch.protocol.roster import Roster
 from hre_torch.protocol.task import TaskConfig
 from hre_torch.protocol.vectors import state_digest
 
@@ -108,9 +109,14 @@ def furnish(
     suite: str,
     names=("p0", "p1", "p2"),
     profile: str = "rsa2048",
+    propose=None,
     **numbers,
 ) -> Site:
-    """Make keys, a signed roster, initial weights and configurations."""
+    """Make keys, a signed roster, initial weights and configurations.
+
+    `propose(roster, parameters)` returns task and weights; without it they are small,
+    with `numbers` changed.
+    """
     secrets = {"suite": suite, "profile": profile, "passphrase": b"secret"}
     cards = [
         make_operator(
@@ -131,8 +137,18 @@ def furnish(
         file = add_card(file, card)
     parameters = profile_of(file, folder)
     roster = roster_of(file, parameters)
-    initial = np.arange(62, dtype=np.int64)
+    if propose is not None:
+        task, initial = propose(roster, parameters)
+    else:
+        initial = np.arange(62, dtype=np.int64)
+        task = _small_task(suite, profile, roster, parameters, initial, numbers)
     write_weights(folder / "initial.npy", initial)
+    operator = open_operator(folder / "operator.key", b"secret")
+    write_roster(folder / "roster.json", sign_roster(file, task, operator, parameters))
+    return _configured(Site(folder, ports={"dsp": free_port(), "kts": free_port()}))
+
+
+def _small_task(suite, profile, roster: Roster, parameters, initial, numbers):
     numbers = {
         "max_additions": 64,
         "min_contributions": 3,
@@ -140,7 +156,7 @@ def furnish(
         "pending_limit": 16,
         "assumed_colluders": 1,
     } | numbers
-    task = TaskConfig(
+    return TaskConfig(
         suite=suite,
         profile=profile,
         parameters_digest=parameters.digest,
@@ -150,9 +166,9 @@ def furnish(
         roster_digest=roster.digest(),
         **numbers,
     )
-    operator = open_operator(folder / "operator.key", b"secret")
-    write_roster(folder / "roster.json", sign_roster(file, task, operator, parameters))
-    site = Site(folder, ports={"dsp": free_port(), "kts": free_port()})
+
+
+def _configured(site: Site) -> Site:
     for role in ("dsp", "kts"):
         lines = [
             "roster: roster.json",
@@ -163,5 +179,5 @@ def furnish(
         ]
         if role == "dsp":
             lines.append(f"kts: {site.url('kts')}")
-        (folder / f"{role}.yaml").write_text("\n".join(lines) + "\n")
+        (site.folder / f"{role}.yaml").write_text("\n".join(lines) + "\n")
     return site

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from hre_torch.errors import KeyFileError
+from hre_torch.crypto.private_files import read_passphrase
 
 __all__ = ["PassphraseFile", "ask_new_passphrase", "ask_passphrase"]
 
@@ -36,7 +36,7 @@ def ask_passphrase(key: Path, file: Path | None) -> bytes:
     if file is None and _VARIABLE in os.environ:
         file = Path(os.environ[_VARIABLE])
     if file is not None:
-        return _first_line(file)
+        return read_passphrase(file)
     text: str = typer.prompt(f"Passphrase of {key}", hide_input=True, err=True)
     return text.encode()
 
@@ -48,7 +48,7 @@ def ask_new_passphrase(key: Path, file: Path | None) -> bytes:
         KeyFileError: the passphrase file cannot be read.
     """
     if file is not None:
-        return _first_line(file)
+        return read_passphrase(file)
     text: str = typer.prompt(
         f"New passphrase for {key}",
         hide_input=True,
@@ -56,12 +56,3 @@ def ask_new_passphrase(key: Path, file: Path | None) -> bytes:
         err=True,
     )
     return text.encode()
-
-
-def _first_line(file: Path) -> bytes:
-    try:
-        return file.read_bytes().splitlines()[0]
-    except (OSError, IndexError) as error:
-        raise KeyFileError(
-            f"cannot read a passphrase from {file}; write it into the first line"
-        ) from error

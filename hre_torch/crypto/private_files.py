@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hre_torch.errors import KeyFileError
 
-__all__ = ["create_private", "read_private"]
+__all__ = ["create_private", "read_passphrase", "read_private"]
 
 
 def create_private(path: Path, data: bytes) -> None:
@@ -81,6 +81,20 @@ def read_private(path: Path, most_bytes: int) -> bytes:
         raise KeyFileError(
             f"cannot read the key file {path}: {error.strerror}; run as its owner, or "
             "name another file"
+        ) from error
+
+
+def read_passphrase(path: Path) -> bytes:
+    """Return the first line of a file that somebody wrote a passphrase into.
+
+    Raises:
+        KeyFileError: it cannot be read, or is empty.
+    """
+    try:
+        return path.read_bytes().splitlines()[0]
+    except (OSError, IndexError) as error:
+        raise KeyFileError(
+            f"cannot read a passphrase from {path}; write it into the first line"
         ) from error
 
 

@@ -126,9 +126,15 @@ def check_recipe(recipe: Recipe, session: Session) -> None:
 
 
 def train_participant(
-    recipe: Recipe, session: Session, report: Report, *, own_data: bool = False
+    recipe: Recipe,
+    session: Session,
+    report: Report,
+    *,
+    own_data: bool = False,
+    part: int = 0,
+    parts: int = 1,
 ) -> Participation:
-    """Train one participant's share of a recipe to its end.
+    """Train one participant's share of a recipe to its end, or one part of it.
 
     Args:
         recipe: what to train.
@@ -136,6 +142,9 @@ def train_participant(
         report: told of every epoch as a record.
         own_data: train on all of the local data; by default on the share that the
             recipe's seed gives this participant of data that everybody has.
+        part: which part of the local steps, from 0. Weights and pending updates live in
+            the session; momentum and what the quantiser left over start anew.
+        parts: how many parts of equal length there are.
 
     Raises:
         AggregatorError: the DSP could not be reached for too long.
@@ -159,10 +168,12 @@ def train_participant(
         steps=steps,
         observe=timer,
     )
+    first, end = (steps * number // parts for number in (part, part + 1))
+    learner.skip_to(first)
     started = time.perf_counter()
-    for number in range(steps):
+    for number in range(first, end):
         learner.step(number)
-        if (number + 1) % len(batches) == 0 or number + 1 == steps:
+        if (number + 1) % len(batches) == 0 or number + 1 == end:
             report(
                 {
                     "event": "epoch",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 from torch import nn
 from torch.nn import functional
 
@@ -77,6 +79,16 @@ class Learner:
                 self._scheduler.step()
         self._loss_sum += loss.item()
         self._loss_count += 1
+
+    def skip_to(self, number: int) -> None:
+        """Set the learning rate as if `number` local steps had been made already."""
+        if self._scheduler is None:
+            return
+        with warnings.catch_warnings():
+            # It warns of steps before the optimizer's first; that they are is the aim.
+            warnings.simplefilter("ignore", UserWarning)
+            for _ in range(number):
+                self._scheduler.step()
 
     def take_loss(self) -> float | None:
         """Return the mean loss since this was last asked, if there was a step."""

@@ -1,0 +1,220 @@
+"""A participant that somebody else starts: its files, and one session at a time.
+
+Whatever launches it (Flower, a batch system) hands over *paths*; keys, passphrase and
+weights stay in files on the participant's own machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from hre_torch.crypto.private_files import (
+    create_private,
+    read_passphrase,
+    read_private,
+)
+from hre_torch.deployment.connection import connect
+from hre_torch.deployment.roster_file import read_roster
+from hre_torch.errors import AggregatorError, ConfigurationError, KeyFileError
+from hre_torch.protocol.session import Session, SessionState
+from hre_torch.recipes import Recipe, load_recipe
+
+__all__ = ["NodeFiles", "open_session"]
+
+_MOST_STATE_BYTES: Final = 1 << 33
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeFiles:
+    """What one participant's machine knows.
+
+    Attributes:
+        dsp: URL of the DSP.
+        key: the participant's key file.
+        roster: the signed roster.
+        passphrase: file whose first line opens the key file.
+        recipe: what is trained.
+        initial: the weights that the task starts from; needed only at the start.
+        state: where a session that ends leaves what the next one goes on from.
+        out: where the released weights go in the end.
+        ca: PEM certificates to trust, for https.
+    """
+
+    dsp: str
+    key: Path
+    roster: Path
+    passphrase: Path
+    recipe: Path
+    initial: Path | None = None
+    state: Path | None = None
+    out: Path | None = None
+    ca: Path | None = None
+
+    @classmethod
+    def of(cls, node: Mapping[str, object], run: Mapping[str, object]) -> NodeFiles:
+        """Return the files that a launcher's settings name.
+
+        A machine names its own files in its own settings. Virtual participants of a
+        simulation have no settings but a number; they take it as their place in the
+        roster of `run["simulation-folder"]`, where all their files are.
+
+        Args:
+            node: settings of this machine: the attributes' names to paths; in a
+                simulation `partition-id`.
+            run: settings of the run: `dsp`, and `simulation-folder` in a simulation.
+
+        Raises:
+            ConfigurationError: one that is needed is missing.
+        """
+        folder = str(run.get("simulation-folder", ""))
+        if folder and "key" not in node:
+            return _simulated(Path(folder), _number(node), str(run["dsp"]))
+        given = {"dsp": run.get("dsp"), **node}
+        needed = ("dsp", "key", "roster", "passphrase", "recipe")
+        missing = [name for name in needed if not given.get(name)]
+        if missing:
+            raise ConfigurationError(
+                f"this node's settings lack {', '.join(missing)}; name the files of "
+                "its participant, with absolute paths"
+            )
+        optional = ("initial", "state", "out", "ca")
+        return cls(
+            dsp=str(given["dsp"]),
+            **{name: Path(str(given[name])) for name in needed[1:]},
+            **{name: Path(str(given[name])) for name in optional if given.get(name)},
+        )
+
+    def load_recipe(self, overrides: str = "") -> Recipe:
+        """Return the recipe, with suite and participants of the roster.
+
+        Args:
+            overrides: `key=value` pairs with spaces between.
+
+        Raises:
+            RecipeError, TaskError: recipe or roster is not one.
+        """
+        file = read_roster(self.roster)
+        fixed = [f"suite={file.suite}", f"participants={len(file.participants)}"]
+        return load_recipe(self.recipe, [*fixed, *overrides.split()])
+
+
+@contextlib.contextmanager
+def open_session(files: NodeFiles, *, workers: int = 1) -> Iterator[Session]:
+    """Open the participant's session; close it, and keep its state, in the end.
+
+    The state file is taken away while the session is open. A session that is killed
+    thus leaves none, and the next one asks the servers where it stands: going on from
+    an old state would use a sequence number twice, which is equivocation.
+
+    Args:
+        files: the participant's.
+        workers: processes for the cryptography.
+
+    Raises:
+        AggregatorError: another session with this key is open on this machine, or the
+            DSP cannot be reached.
+        HREError: whatever `connect` raises.
+    """
+    with _alone(files.key):
+        session = connect(
+            files.dsp,
+            key_file=files.key,
+            roster=files.roster,
+            passphrase=read_passphrase(files.passphrase),
+            initial=files.initial,
+            state=_take_state(files),
+            ca_file=files.ca,
+            workers=workers,
+        )
+        try:
+            yield session
+            if files.state is not None:
+                saved = _Saved(session.task.cfg, session.state())
+                create_private(files.state, msgspec.msgpack.encode(saved))
+        finally:
+            session.close()
+
+
+class _Saved(msgspec.Struct, frozen=True, array_like=True):
+    """A session's state, and the task that it belongs to."""
+
+    cfg: bytes
+    state: SessionState
+
+
+def _take_state(files: NodeFiles) -> SessionState | None:
+    """Return what the last session of this task left, and remove it."""
+    if files.state is None or not files.state.exists():
+        return None
+    data = read_private(files.state, _MOST_STATE_BYTES)
+    files.state.unlink()
+    try:
+        saved = msgspec.msgpack.decode(data, type=_Saved)
+    except msgspec.DecodeError as error:
+        raise KeyFileError(
+            f"{files.state} was no session's state ({error}) and is removed; start "
+            "again, and the servers say where this participant stands"
+        ) from error
+    file = read_roster(files.roster)
+    if file.task is None or saved.cfg != file.task.digest():
+        return None
+    return saved.state
+
+
+@contextlib.contextmanager
+def _alone(key: Path) -> Iterator[None]:
+    """Keep a second session away, which would use the same sequence numbers."""
+    try:
+        descriptor = os.open(key, os.O_RDONLY)
+    except OSError as error:
+        raise KeyFileError(
+            f"cannot read the key file {key}: {error.strerror}; name the right file"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AggregatorError(
+                f"a session with the key {key} is open on this machine already; wait "
+                "until it has ended"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _simulated(folder: Path, number: int, dsp: str) -> NodeFiles:
+    names = [card.name for card in read_roster(folder / "roster.json").participants]
+    if number >= len(names):
+        raise ConfigurationError(
+            f"the roster has {len(names)} participants, the simulation asks for number "
+            f"{number}; simulate as many SuperNodes as the roster has participants"
+        )
+    name = names[number]
+    return NodeFiles(
+        dsp=dsp,
+        key=folder / f"{name}.key",
+        roster=folder / "roster.json",
+        passphrase=folder / "passphrase",
+        recipe=folder / "recipe.yaml",
+        initial=folder / "initial.npy",
+        state=folder / f"{name}.state",
+    )
+
+
+def _number(node: Mapping[str, object]) -> int:
+    number = node.get("partition-id")
+    if not isinstance(number, int):
+        raise ConfigurationError(
+            "this node's settings name neither `key` nor `partition-id`; give it the "
+            "files of its participant"
+        )
+    return number

@@ -1,0 +1,1 @@
+"""Encrypted training with hre_torch, started through Flower."""

@@ -1,0 +1,197 @@
+"""A site whose participants are started through Flower: SuperLink, SuperNodes, runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import hre_torch
+from hre_torch.deployment.participation import propose_recipe
+from hre_torch.recipes import load_recipe
+from tests.sites import Site, free_port, furnish
+
+ROOT = Path(hre_torch.__file__).parent.parent
+APP = ROOT / "recipes" / "flower"
+PROGRAMS = Path(sys.executable).parent
+
+
+def furnish_recipe(folder: Path, recipe: str, names: list[str], *changes: str) -> Site:
+    """Make a site for a recipe of this repository, `recipe.yaml` and passphrase too."""
+    loaded = load_recipe(
+        ROOT / "recipes" / recipe, [f"participants={len(names)}", *changes]
+    )
+    (folder / "recipe.yaml").write_text(loaded.to_yaml())
+    (folder / "passphrase").write_text("secret\n")
+
+    def propose(roster, parameters):
+        return propose_recipe(loaded, roster, parameters, loaded.profile)
+
+    return furnish(folder, loaded.suite, names, loaded.profile, propose)
+
+
+class Flower:
+    """Flower's processes, started beside a site's servers.
+
+    Args:
+        site: where keys and servers are.
+        options: of the SuperLink.
+    """
+
+    def __init__(self, site: Site, *options: str) -> None:
+        self._site = site
+        self._port = free_port()
+        home = site.folder / "flower"
+        home.mkdir()
+        (home / "config.toml").write_text(
+            '[superlink]\ndefault = "here"\n[superlink.here]\n'
+            f'address = "127.0.0.1:{self._port}"\ninsecure = true\n'
+        )
+        self._environment = os.environ | {
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_HOME": str(home),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "OMP_NUM_THREADS": "1",
+            "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+        }
+        self._processes: dict[str, subprocess.Popen] = {}
+        self._start(
+            "superlink",
+            *("flower-superlink", "--insecure", "--port", str(self._port)),
+            *("--disable-runtime-dependency-installation", *options),
+        )
+
+    def __enter__(self) -> Flower:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for name in list(self._processes):
+            self.kill(name)
+
+    def start_node(self, name: str) -> None:
+        """Start a SuperNode for the participant of that name."""
+        folder = self._site.folder
+        files = {
+            "key": folder / f"{name}.key",
+            "out": folder / f"{name}.npy",
+            "roster": folder / "roster.json",
+            "passphrase": folder / "passphrase",
+            "recipe": folder / "recipe.yaml",
+            "initial": folder / "initial.npy",
+        }
+        config = " ".join(f'{key}="{path}"' for key, path in files.items())
+        self._start(
+            name,
+            *("flower-supernode", "--insecure", "--node-config", config),
+            *("--superlink", f"127.0.0.1:{self._port}", "--port", str(free_port())),
+        )
+
+    def run(self, settings: str, *options: str) -> Run:
+        """Submit the app of `recipes/flower`; `settings` as `flwr run -c` has them."""
+        settings += f' dsp="{self._site.url("dsp")}"'
+        # The SuperLink may be starting still.
+        for _ in range(60):
+            submitted = subprocess.run(
+                [PROGRAMS / "flwr", "run", APP, "-c", settings, *options]
+                + ["--format", "json"],
+                env=self._environment,
+                capture_output=True,
+                text=True,
+            )
+            if submitted.returncode == 0:
+                number = json.loads(submitted.stdout)["run-id"]
+                return Run(number, self._environment, self.log)
+            time.sleep(0.5)
+        raise AssertionError(submitted.stdout + submitted.stderr + self.log())
+
+    def kill(self, name: str) -> None:
+        """End a process and all that it started, at once."""
+        process = self._processes.pop(name)
+        for number in descendants(process.pid):
+            try:
+                os.kill(number, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        process.wait()
+
+    def log(self) -> str:
+        """Return what everybody has written, for a test that fails."""
+        files = sorted(self._site.folder.glob("flower-*.log"))
+        return "\n".join(f"== {file.name}\n{file.read_text()}" for file in files)
+
+    def _start(self, name: str, *command: str) -> None:
+        with (self._site.folder / f"flower-{name}.log").open("a") as log:
+            self._processes[name] = subprocess.Popen(
+                [PROGRAMS / command[0], *command[1:]],
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+            )
+
+
+class Run:
+    """A run that was submitted."""
+
+    def __init__(self, number: str, environment: dict[str, str], log) -> None:
+        self._number = number
+        self._environment = environment
+        self._log = log
+
+    def records(self) -> list[dict]:
+        """Return what the ServerApp has shown so far."""
+        shown = self._flwr("log", self._number, "--show")
+        lines = [line for line in shown.splitlines() if line.startswith("{")]
+        return [json.loads(line) for line in lines]
+
+    def status(self) -> str:
+        """Return Flower's word for how the run stands."""
+        shown = self._flwr("list", "--run-id", self._number, "--format", "json")
+        return json.loads(shown)["runs"][0]["status"]
+
+    def wait_for(self, event: str, count: int, seconds: float) -> list[dict]:
+        """Wait until the ServerApp has shown so many records of an event."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            found = [record for record in self.records() if record["event"] == event]
+            if len(found) >= count:
+                return found
+            time.sleep(2)
+        raise AssertionError(f"no {count} times {event!r}\n{self._log()}")
+
+    def wait_end(self, seconds: float) -> list[dict]:
+        """Wait until the run has finished well, and return what it showed."""
+        deadline = time.monotonic() + seconds
+        while not (status := self.status()).startswith("finished"):
+            assert time.monotonic() < deadline, f"{status}\n{self._log()}"
+            time.sleep(2)
+        assert status == "finished:completed", self._log()
+        return self.records()
+
+    def _flwr(self, *arguments: str) -> str:
+        return subprocess.run(
+            [PROGRAMS / "flwr", *arguments],
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+
+def descendants(process: int) -> list[int]:
+    """Return a process and all that descend from it."""
+    listed = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
+    ).stdout
+    children: dict[int, list[int]] = {}
+    for line in listed.splitlines():
+        number, parent = map(int, line.split())
+        children.setdefault(parent, []).append(number)
+    found = [process]
+    for number in found:
+        found += children.get(number, [])
+    return found
