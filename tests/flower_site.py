@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -94,20 +95,30 @@ class Flower:
     def run(self, settings: str, *options: str) -> Run:
         """Submit the app of `recipes/flower`; `settings` as `flwr run -c` has them."""
         settings += f' dsp="{self._site.url("dsp")}"'
-        # The SuperLink may be starting still.
-        for _ in range(60):
-            submitted = subprocess.run(
-                [PROGRAMS / "flwr", "run", APP, "-c", settings, *options]
-                + ["--format", "json"],
-                env=self._environment,
-                capture_output=True,
-                text=True,
-            )
-            if submitted.returncode == 0:
-                number = json.loads(submitted.stdout)["run-id"]
-                return Run(number, self._environment, self.log)
-            time.sleep(0.5)
-        raise AssertionError(submitted.stdout + submitted.stderr + self.log())
+        self._wait_listening()
+        self._start(
+            "run", "flwr", "run", str(APP), "--stream", "-c", settings, *options
+        )
+        return Run(self, self._site.folder / "flower-run.log", self._processes["run"])
+
+    def status(self) -> str:
+        """Return Flower's word for how its only run stands."""
+        listed = subprocess.run(
+            [PROGRAMS / "flwr", "list", "--format", "json"],
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return json.loads(listed.stdout)["runs"][0]["status"]
+
+    def wait_trained(self, name: str, epochs: int, seconds: float) -> None:
+        """Wait until a participant's log tells of so many epochs."""
+        log = self._site.folder / f"flower-{name}.log"
+        deadline = time.monotonic() + seconds
+        while log.read_text().count('"event": "epoch"') < epochs:
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.1)
 
     def kill(self, name: str) -> None:
         """End a process and all that it started, at once."""
@@ -124,6 +135,16 @@ class Flower:
         files = sorted(self._site.folder.glob("flower-*.log"))
         return "\n".join(f"== {file.name}\n{file.read_text()}" for file in files)
 
+    def _wait_listening(self) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", self._port), 1).close()
+                return
+            except OSError:
+                time.sleep(0.2)
+        raise AssertionError(self.log())
+
     def _start(self, name: str, *command: str) -> None:
         with (self._site.folder / f"flower-{name}.log").open("a") as log:
             self._processes[name] = subprocess.Popen(
@@ -135,51 +156,31 @@ class Flower:
 
 
 class Run:
-    """A run that was submitted."""
+    """A run that was submitted, and what its ServerApp shows."""
 
-    def __init__(self, number: str, environment: dict[str, str], log) -> None:
-        self._number = number
-        self._environment = environment
-        self._log = log
+    def __init__(self, flower: Flower, shown: Path, process: subprocess.Popen) -> None:
+        self._flower = flower
+        self._shown = shown
+        self._process = process
 
-    def records(self) -> list[dict]:
-        """Return what the ServerApp has shown so far."""
-        shown = self._flwr("log", self._number, "--show")
-        lines = [line for line in shown.splitlines() if line.startswith("{")]
-        return [json.loads(line) for line in lines]
+    def records(self, event: str) -> list[dict]:
+        """Return the records of an event so far."""
+        lines = self._shown.read_text().splitlines()
+        records = [json.loads(line) for line in lines if line.startswith('{"event"')]
+        return [record for record in records if record["event"] == event]
 
-    def status(self) -> str:
-        """Return Flower's word for how the run stands."""
-        shown = self._flwr("list", "--run-id", self._number, "--format", "json")
-        return json.loads(shown)["runs"][0]["status"]
-
-    def wait_for(self, event: str, count: int, seconds: float) -> list[dict]:
+    def wait_for(self, event: str, count: int, seconds: float) -> None:
         """Wait until the ServerApp has shown so many records of an event."""
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            found = [record for record in self.records() if record["event"] == event]
-            if len(found) >= count:
-                return found
-            time.sleep(2)
-        raise AssertionError(f"no {count} times {event!r}\n{self._log()}")
+        while len(self.records(event)) < count:
+            assert time.monotonic() < deadline, self._flower.log()
+            time.sleep(0.5)
 
     def wait_end(self, seconds: float) -> list[dict]:
-        """Wait until the run has finished well, and return what it showed."""
-        deadline = time.monotonic() + seconds
-        while not (status := self.status()).startswith("finished"):
-            assert time.monotonic() < deadline, f"{status}\n{self._log()}"
-            time.sleep(2)
-        assert status == "finished:completed", self._log()
-        return self.records()
-
-    def _flwr(self, *arguments: str) -> str:
-        return subprocess.run(
-            [PROGRAMS / "flwr", *arguments],
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        """Wait until the run has finished well, and return how its sessions ended."""
+        self._process.wait(seconds)
+        assert self._flower.status() == "finished:completed", self._flower.log()
+        return self.records("session end")
 
 
 def descendants(process: int) -> list[int]:
