@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -122,13 +123,7 @@ class Flower:
 
     def kill(self, name: str) -> None:
         """End a process and all that it started, at once."""
-        process = self._processes.pop(name)
-        for number in descendants(process.pid):
-            try:
-                os.kill(number, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        process.wait()
+        end_tree(self._processes.pop(name))
 
     def log(self) -> str:
         """Return what everybody has written, for a test that fails."""
@@ -181,6 +176,14 @@ class Run:
         self._process.wait(seconds)
         assert self._flower.status() == "finished:completed", self._flower.log()
         return self.records("session end")
+
+
+def end_tree(process: subprocess.Popen) -> None:
+    """Kill a process and all that descend from it."""
+    for number in descendants(process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+    process.wait()
 
 
 def descendants(process: int) -> list[int]:
