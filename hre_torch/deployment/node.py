@@ -107,7 +107,9 @@ class NodeFiles:
 
 
 @contextlib.contextmanager
-def open_session(files: NodeFiles, *, workers: int = 1) -> Iterator[Session]:
+def open_session(
+    files: NodeFiles, *, background: bool = True, workers: int = 1
+) -> Iterator[Session]:
     """Open the participant's session; close it, and keep its state, in the end.
 
     The state file is taken away while the session is open. A session that is killed
@@ -116,6 +118,7 @@ def open_session(files: NodeFiles, *, workers: int = 1) -> Iterator[Session]:
 
     Args:
         files: the participant's.
+        background: send and fetch while training goes on; see `connect`.
         workers: processes for the cryptography.
 
     Raises:
@@ -132,6 +135,7 @@ def open_session(files: NodeFiles, *, workers: int = 1) -> Iterator[Session]:
             initial=files.initial,
             state=_take_state(files),
             ca_file=files.ca,
+            background=background,
             workers=workers,
         )
         try:

@@ -28,7 +28,8 @@ def session(message: Message, context: Context) -> Message:
     turn = turn_of(message)
     files = NodeFiles.of(context.node_config, context.run_config)
     recipe = files.load_recipe(str(context.run_config["overrides"]))
-    with open_session(files) as session:
+    background = bool(context.run_config["background"])
+    with open_session(files, background=background) as session:
         done = train_participant(recipe, session, show, part=turn.number, parts=turn.of)
         statistics = session.statistics
     if files.out is not None:
