@@ -24,7 +24,8 @@ from hre_torch.crypto.private_files import (
 from hre_torch.deployment.connection import connect
 from hre_torch.deployment.roster_file import read_roster
 from hre_torch.errors import AggregatorError, ConfigurationError, KeyFileError
-from hre_torch.protocol.session import Session, SessionState
+from hre_torch.protocol.session import Session
+from hre_torch.protocol.session_state import SessionState
 from hre_torch.recipes import Recipe, load_recipe
 
 __all__ = ["NodeFiles", "open_session"]
