@@ -60,6 +60,8 @@ class Flower:
             "OMP_NUM_THREADS": "1",
             "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
+            # Ray's workers would starve on a machine that has other work too.
+            "RAY_worker_niceness": "0",
         }
         self._processes: dict[str, subprocess.Popen] = {}
         self._start(

@@ -159,6 +159,8 @@ def train_participant(
     )
     batches = _batches(recipe, data, session, own_data=own_data)
     steps = max(1, round(recipe.train.epochs * len(batches)))
+    # Who comes late, or for one part only, trains on the newest weights at once.
+    _catch_up(session)
     timer = PhaseTimer()
     learner = Learner(
         recipe,
@@ -189,12 +191,17 @@ def train_participant(
                 }
             )
     learner.flush()
+    _catch_up(session)
+    score = evaluate(released_model(learner.model, session, recipe.buffers), data.test)
+    return Participation(score.accuracy, session.version, session.released())
+
+
+def _catch_up(session: Session) -> None:
+    """Apply every release that there is, and wait for it if need be."""
     if isinstance(session, BackgroundSession):
         session.catch_up()
     else:
         session.pull()
-    score = evaluate(released_model(learner.model, session, recipe.buffers), data.test)
-    return Participation(score.accuracy, session.version, session.released())
 
 
 def _batches(
