@@ -22,6 +22,7 @@ from hre_torch.errors import (
 )
 
 HASTY = {"patience": 0.05, "pause": 0.01, "poll": 0.001}
+PATIENT = HASTY | {"patience": 60.0}
 GONE, RAISED = 5, 2
 
 
@@ -81,7 +82,7 @@ class ToyGrid:
 def test_every_supernode_gets_one_message_that_holds_two_integers(flwr):
     grid = ToyGrid(flwr, {7: [{"accuracy": 0.5}], 8: [{"accuracy": 1.0}]})
     told = []
-    launch = Launch(participants=2, **HASTY)
+    launch = Launch(participants=2, **PATIENT)
     ends = launch_sessions(grid, launch, told.append, Turn(1, 3))
     assert [(end.node, end.metrics) for end in ends] == [
         (7, {"accuracy": 0.5}),
@@ -102,7 +103,7 @@ def test_every_supernode_gets_one_message_that_holds_two_integers(flwr):
 @pytest.mark.parametrize("outcome", [GONE, None])
 def test_a_supernode_that_drops_is_asked_again_however_often(flwr, outcome):
     grid = ToyGrid(flwr, {7: [outcome] * 5 + [{"accuracy": 1}], 8: [{"accuracy": 1}]})
-    launch = Launch(participants=2, attempts=1, **HASTY)
+    launch = Launch(participants=2, attempts=1, **PATIENT)
     assert len(launch_sessions(grid, launch, lambda record: None)) == 2
     assert len(grid.pushed) == 7
 
@@ -110,7 +111,7 @@ def test_a_supernode_that_drops_is_asked_again_however_often(flwr, outcome):
 @pytest.mark.flower
 def test_a_supernode_that_comes_late_is_started_too(flwr):
     grid = ToyGrid(flwr, {7: [{"accuracy": 1}], 8: [{"accuracy": 1}]}, {8: 9})
-    ends = launch_sessions(grid, Launch(participants=2, **HASTY), lambda record: None)
+    ends = launch_sessions(grid, Launch(participants=2, **PATIENT), lambda record: None)
     assert [end.node for end in ends] == [7, 8]
 
 
