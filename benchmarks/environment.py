@@ -31,17 +31,20 @@ _PACKAGES: Final = (
 )
 
 
-def describe(arguments: Sequence[str]) -> dict[str, Any]:
+def describe(
+    arguments: Sequence[str], *, program: str = "benchmarks/run.py"
+) -> dict[str, Any]:
     """Return everything that a reader needs to judge a number, ready for JSON.
 
     The machine's name and its users' are left out: they explain no number.
 
     Args:
         arguments: those that the program was started with.
+        program: how Python was told which program.
     """
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "benchmarks/run.py", *arguments]),
+        "command": shlex.join(["python", *program.split(), *arguments]),
         "git_commit": _git("rev-parse", "HEAD"),
         "git_changes": bool(_git("status", "--porcelain")),
         "machine": _machine(),

@@ -29,6 +29,7 @@ HREError
 │   ├── BackPressure        too many unreleased uploads of one participant
 │   ├── ReleaseError        a release list breaks a rule
 │   ├── TransformError      a key transform failed; nothing was consumed, ask again
+│   │   └── SnapshotNeededError what comes next is gone; start from a snapshot
 │   └── ReleaseRejectedError a release decodes wrongly; everybody rejects it
 └── AggregatorError         the backend that carries messages failed
     └── StoreError          a server's stored state is damaged or cannot be written
@@ -64,6 +65,7 @@ __all__ = [
     "RunDirectoryError",
     "SignatureError",
     "SlotOverflowError",
+    "SnapshotNeededError",
     "StaleUploadError",
     "StoreError",
     "TaskError",
@@ -190,6 +192,10 @@ class ReleaseError(ProtocolError):
 
 class TransformError(ProtocolError):
     """A key transform failed; nothing was consumed, ask again."""
+
+
+class SnapshotNeededError(TransformError):
+    """The next release is no longer kept; go on from sealed released weights."""
 
 
 class ReleaseRejectedError(ProtocolError):

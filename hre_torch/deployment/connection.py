@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hre_torch.aggregators.http import BackgroundSession, HTTPAggregator, RetryPolicy
-from hre_torch.aggregators.http.snapshots import ask_for_snapshot, seal_snapshot
+from hre_torch.aggregators.http.snapshots import (
+    Released,
+    ask_for_snapshot,
+    seal_snapshot,
+)
 from hre_torch.deployment.identities import open_role
 from hre_torch.deployment.roster_file import (
     parse_roster,
@@ -19,7 +25,12 @@ from hre_torch.deployment.roster_file import (
     read_roster,
     task_of,
 )
-from hre_torch.errors import AggregatorError, LayoutError, WrongTaskError
+from hre_torch.errors import (
+    AggregatorError,
+    LayoutError,
+    SnapshotNeededError,
+    WrongTaskError,
+)
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.participant import Opened, ParticipantState
 from hre_torch.protocol.requests import Status
@@ -30,7 +41,13 @@ from hre_torch.protocol.task import Task
 from hre_torch.protocol.vectors import state_digest
 from hre_torch.protocol.workers import Workers
 
-__all__ = ["ConnectedSession", "connect", "read_weights", "write_weights"]
+__all__ = [
+    "ConnectedSession",
+    "RejoiningSession",
+    "connect",
+    "read_weights",
+    "write_weights",
+]
 
 _HELP_EVERY_SECONDS: Final = 1.0
 
@@ -100,8 +117,7 @@ def connect(
             initial = read_weights(Path(initial))
         if state is None:
             state = _starting_state(link, task, secret, initial, patience)
-        kind = ConnectedSession if background else Session
-        options: dict[str, Any] = {"secret": secret} if background else {}
+        kind = ConnectedSession if background else RejoiningSession
         return kind(
             task,
             secret,
@@ -110,18 +126,47 @@ def connect(
             workers=pool,
             observe=observe,
             state=state,
-            **options,
+            rejoin=partial(ask_for_snapshot, link, task, secret, patience=patience),
         )
     except BaseException:
         link.close()
         raise
 
 
-class ConnectedSession(BackgroundSession):
-    """A `BackgroundSession` that also helps participants which come late."""
+class RejoiningSession(Session):
+    """A session that, after a long silence, goes on from a sealed snapshot.
+
+    Servers keep sums of old releases for a while only. Who comes back later finds the
+    next one gone, and takes the released weights from another participant instead.
+
+    Args:
+        rejoin: asks for the snapshot.
+    """
+
+    def __init__(
+        self, *args: Any, rejoin: Callable[[], Released], **kwargs: Any
+    ) -> None:
+        self._rejoin = rejoin
+        super().__init__(*args, **kwargs)
+
+    def pull(self) -> list[Opened]:
+        """Apply every release that is new here; see `Session.pull`.
+
+        Raises:
+            AggregatorError: nobody seals a snapshot, where one is needed.
+        """
+        try:
+            return super().pull()
+        except SnapshotNeededError:
+            found = self._rejoin()
+            self.rebase(found.version, found.chain, found.model_digest, found.weights)
+            return super().pull()
+
+
+class ConnectedSession(RejoiningSession, BackgroundSession):
+    """Sends and fetches in the background, and helps participants that come late."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._secret: Secret = kwargs.pop("secret")
         self._wanted = b""
         self._answered = b""
         self._offered = b""
@@ -134,7 +179,7 @@ class ConnectedSession(BackgroundSession):
         wanted, self._wanted = self._wanted, b""
         if wanted and wanted != self._answered:
             self._answered = wanted
-            self._offered = seal_snapshot(self, self._secret, wanted) or b""
+            self._offered = seal_snapshot(self, self._link.secret, wanted) or b""
             self._prefetcher.call()
         return opened
 

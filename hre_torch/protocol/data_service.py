@@ -55,6 +55,8 @@ class DataServiceProvider(DownloadServer):
         observe: told of the phases `add` and `first_phase`.
         state: where an earlier DSP of the same task stopped.
         journal: told of every change of the state.
+        keep: how many of the newest releases can still be fetched by whoever has not;
+            None keeps all until everybody has them.
     """
 
     def __init__(
@@ -66,9 +68,10 @@ class DataServiceProvider(DownloadServer):
         observe: Observer = silent,
         state: DataServiceState | None = None,
         journal: Journal | None = None,
+        keep: int | None = None,
     ) -> None:
         super().__init__(
-            task, secret, workers, observe=observe, state=state, journal=journal
+            task, secret, workers, observe=observe, state=state, journal=journal, keep=keep
         )
         suite = self._suite
         self._sizes = (suite.proof_size(task), *suite.upload_sizes(task))
@@ -205,6 +208,7 @@ class DataServiceProvider(DownloadServer):
         self._summed = None
         self._ledger.release(proposal, header.commitment)
         self._shelf.release(proposal, release, total)
+        self._ledger.forget(self._shelf.fetched)
 
     def _checked(self, header: Release) -> Proposal:
         proposal = self._ledger.check(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hre_torch.errors import TransformError
+from hre_torch.errors import SnapshotNeededError, TransformError
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.ciphers import DataServiceCipher
 from hre_torch.protocol.envelope import Envelope, seal
@@ -42,6 +42,8 @@ class DownloadServer(Server[DataServiceCipher[Any]]):
         observe: told of the phases `add` and `first_phase`.
         state: where an earlier DSP of the same task stopped.
         journal: told of every change of the state.
+        keep: how many of the newest releases can still be fetched by whoever has not;
+            None keeps all until everybody has them.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class DownloadServer(Server[DataServiceCipher[Any]]):
         observe: Observer = silent,
         state: DataServiceState | None = None,
         journal: Journal | None = None,
+        keep: int | None = None,
     ) -> None:
         suite = SUITES.get(task.config.suite)
         suite.check(task)
@@ -64,6 +67,7 @@ class DownloadServer(Server[DataServiceCipher[Any]]):
             observe=observe,
             state=state,
             journal=journal,
+            keep=keep,
         )
         self._transforms: dict[str, _Begun] = {}
 
@@ -81,8 +85,9 @@ class DownloadServer(Server[DataServiceCipher[Any]]):
             merge: False to get releases singly.
 
         Raises:
-            TransformError: the recipient is so far behind that its next release is
-                no longer kept, or claims releases that do not exist.
+            SnapshotNeededError: the recipient is so far behind that its next release
+                is no longer kept.
+            TransformError: it claims releases that do not exist.
         """
         self.task.roster.participant(recipient)
         if since > self.version:
@@ -95,7 +100,7 @@ class DownloadServer(Server[DataServiceCipher[Any]]):
         if since == self.version:
             return None
         if since + 1 not in releases:
-            raise TransformError(
+            raise SnapshotNeededError(
                 f"release {since + 1} is no longer kept; {recipient!r} must start from "
                 "a snapshot of the released weights"
             )

@@ -37,7 +37,11 @@ class Journal:
         """
 
     def accepted(self, upload: bytes) -> None:
-        """Take note that both servers have logged the upload with that digest."""
+        """Take note that both servers have logged the upload with that digest.
+
+        Losing this is harmless: `entered` was told by then, at both servers, and a DSP
+        that finds an upload pending forwards it again and gets the same receipt.
+        """
 
     def withdrawn(self, upload: bytes) -> None:
         """Take note that a pending upload is gone, since the other server refuses it.

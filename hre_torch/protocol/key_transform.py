@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hre_torch.errors import MessageError, TransformError
+from hre_torch.errors import MessageError, SnapshotNeededError, TransformError
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.ciphers import Body, KeyTransformCipher
 from hre_torch.protocol.entries import Entry
@@ -39,6 +39,8 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
         observe: told of the phase `second_phase`.
         state: where an earlier KTS of the same task stopped.
         journal: told of every change of the state.
+        keep: how many of the newest releases can still be fetched by whoever has not;
+            None keeps all until everybody has them.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
         observe: Observer = silent,
         state: KeyTransformState | None = None,
         journal: Journal | None = None,
+        keep: int | None = None,
     ) -> None:
         suite = SUITES.get(task.config.suite)
         suite.check(task)
@@ -61,6 +64,7 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
             observe=observe,
             state=state,
             journal=journal,
+            keep=keep,
         )
         self._sizes = suite.upload_sizes(task)
         self._newest: Envelope[Release] | None = None
@@ -128,6 +132,7 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
         self._ledger.release(proposal, header.commitment)
         self._newest = seal(release, self._secret.signing)
         self._shelf.release(proposal, self._newest, total)
+        self._ledger.forget(self._shelf.fetched)
         return self._newest
 
     def transform(
@@ -139,6 +144,7 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
             SignatureError: the request is not the DSP's.
             TaskError: the recipient is not a participant.
             TransformError: it names releases that were never signed.
+            SnapshotNeededError: it names releases that are no longer kept.
             InvalidElementError, MessageError: its body is malformed.
         """
         request.verify(self.task.roster.data_service.signing_key)
@@ -161,7 +167,7 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
         ]
         totals = [release.total for release in kept if release is not None]
         if len(totals) < len(kept):
-            raise TransformError(
+            raise SnapshotNeededError(
                 f"releases {header.first}..{header.last} are no longer kept; "
                 f"{header.recipient!r} must start from a snapshot"
             )

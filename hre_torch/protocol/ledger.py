@@ -9,6 +9,7 @@ and one common model per version under everything that is released.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -56,6 +57,10 @@ class Ledger:
         self._entries: dict[bytes, Entry] = {entry.digest: entry for entry in entries}
         self._by_number = {(e.name, e.sequence): e.digest for e in entries}
         self._waiting = {e.digest: e for e in entries if e.version == 0}
+        self._consumed: dict[str, deque[Entry]] = {name: deque() for name in names}
+        for entry in sorted(entries, key=lambda entry: entry.version):
+            if entry.version:
+                self._consumed.setdefault(entry.name, deque()).append(entry)
 
     def state(self) -> LedgerState:
         """Return a copy of everything that a restart needs."""
@@ -225,6 +230,27 @@ class Ledger:
         for entry in (*proposal.uploads, *proposal.expired):
             entry.version = self.version
             del self._waiting[entry.digest]
+            self._consumed[entry.name].append(entry)
+
+    def forget(self, fetched: Mapping[str, int]) -> None:
+        """Drop lines that nobody will ask about any more, so that memory is bounded.
+
+        Whoever has opened the release that consumed its upload does not send that
+        upload again; S releases more leave time for copies that are under way. Its
+        sequence number stays used, so that it can never be entered a second time.
+
+        Args:
+            fetched: participant to the last release that it has opened.
+        """
+        oldest = self.version - self._config.staleness_bound
+        for name, consumed in self._consumed.items():
+            last = min(fetched[name], oldest)
+            while consumed and consumed[0].version <= last:
+                entry = consumed.popleft()
+                del self._entries[entry.digest]
+                del self._by_number[entry.name, entry.sequence]
+        for version in [v for v in self._models if 0 < v < oldest]:
+            del self._models[version]
 
     def chain_after(self, proposal: Proposal, commitment: bytes = b"") -> bytes:
         """Return what the hash chain will be once a proposal is released."""

@@ -99,6 +99,11 @@ class LearningParticipant:
         """Return a copy of everything that a restart needs, keys aside."""
         return msgspec.structs.replace(self._state)
 
+    def rebase(self, version: int, chain: bytes) -> None:
+        """Go on after a release that this participant has not opened itself."""
+        self._state.version = version
+        self._state.chain = chain
+
     def seal(
         self, values: Integers, base_version: int, digest: bytes
     ) -> Envelope[Upload]:

@@ -33,6 +33,8 @@ class Server(Generic[Cipher]):
         observe: told of the phases of its arithmetic.
         state: where an earlier server of the same task stopped.
         journal: told of every change of the state.
+        keep: how many of the newest releases can still be fetched by whoever has not;
+            None keeps all until everybody has them.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Server(Generic[Cipher]):
         observe: Observer = silent,
         state: ServerState | None = None,
         journal: Journal | None = None,
+        keep: int | None = None,
     ) -> None:
         self.task = task
         self._secret = secret
@@ -55,7 +58,7 @@ class Server(Generic[Cipher]):
         self._ledger = Ledger(
             task.config, task.roster.names, state.ledger if state else None
         )
-        self._shelf = Shelf(task.roster.names, cipher, self._journal, state)
+        self._shelf = Shelf(task.roster.names, cipher, self._journal, state, keep)
         self._evidence = EvidenceBox(self._journal, state.evidence if state else ())
 
     @property

@@ -233,6 +233,31 @@ class Session:
             self._pull(opened, merge=False)
         return opened
 
+    def rebase(
+        self,
+        version: int,
+        chain: bytes,
+        model_digest: bytes,
+        released: npt.NDArray[np.int64],
+    ) -> None:
+        """Go on from released weights of a newer version, as others vouch for them.
+
+        Own updates that were under way are dropped: each is in those weights already,
+        or based on weights too old ever to be released.
+
+        Args:
+            version: release after which the weights are these.
+            chain: hash chain after that release.
+            model_digest: what upload headers say of the weights at that version.
+            released: int64 at scale 2^f, shape `(n_values,)`.
+        """
+        self._participant.rebase(version, chain)
+        self._released = released.copy()
+        self.previous_digest, self._digest = b"", model_digest
+        self._pending.clear()
+        self._unsent = None
+        self.latest_version = max(self.latest_version, version)
+
     def state(self) -> SessionState:
         """Return everything that a restart needs, keys aside.
 

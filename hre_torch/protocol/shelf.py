@@ -41,6 +41,8 @@ class Shelf:
         cipher: the server's half of the suite.
         journal: told of everything that is put here or goes.
         state: where an earlier server of the same task stopped.
+        keep: how many of the newest sums are kept for whoever has not fetched them;
+            None keeps them until everybody has.
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class Shelf:
         cipher: DataServiceCipher[Any] | KeyTransformCipher[Any],
         journal: Journal,
         state: ServerState | None,
+        keep: int | None = None,
     ) -> None:
         self._cipher = cipher
+        self._keep = keep
         self._journal = journal
         self.uploads: dict[bytes, KeptUpload] = {}
         self.releases: dict[int, KeptRelease] = {}
@@ -96,6 +100,8 @@ class Shelf:
             signed.encode(), len(proposal.uploads), total
         )
         self._journal.released(signed, self._cipher.dump(total))
+        if self._keep is not None:
+            self._forget_up_to(signed.header.version - self._keep)
 
     def forget(self, recipient: str, since: int) -> None:
         """Drop what everybody has, now that a recipient has all up to `since`."""
@@ -103,10 +109,7 @@ class Shelf:
             return
         self.fetched[recipient] = since
         self._journal.fetched(recipient, since)
-        everybody = min(self.fetched.values())
-        for version in [v for v in self.releases if v <= everybody]:
-            del self.releases[version]
-            self._journal.forgotten(version)
+        self._forget_up_to(min(self.fetched.values()))
 
     def upload_states(self) -> dict[bytes, StoredState]:
         """Return the uploads as bytes."""
@@ -123,6 +126,11 @@ class Shelf:
             )
             for version, kept in self.releases.items()
         }
+
+    def _forget_up_to(self, last: int) -> None:
+        for version in [v for v in self.releases if v <= last]:
+            del self.releases[version]
+            self._journal.forgotten(version)
 
     def _restore(self, state: ServerState) -> None:
         for digest, stored in state.uploads.items():

@@ -1,8 +1,8 @@
 """Attacks a DSP with many connections; run as a program of its own.
 
-    python hostile_clients.py URL CONNECTIONS RECORDED_UPLOAD
+    python hostile_clients.py URL CONNECTIONS RECORDED_UPLOAD BURST
 
-Prints, as JSON, how often which HTTP status (or none) came back for which attack.
+`BURST` connections are opened at the same moment, 200 a second on the average. Prints, as JSON, how often which HTTP status (or none) came back for which attack.
 """
 
 from __future__ import annotations
@@ -77,16 +77,18 @@ async def attack(host, port, name, plan, seen, start) -> None:
     seen[f"{name}: {status}"] += 1
 
 
-async def main(url: str, connections: int, recorded: str) -> None:
+async def main(url: str, connections: int, recorded: str, burst: int) -> None:
     host, port = url.removeprefix("http://").split(":")
     with open(recorded, "rb") as file:
         plans = list(attacks(file.read()).items())
     seen: Counter[str] = Counter()
+
+    def start(index: int) -> float:
+        return index // burst * burst / PER_SECOND
+
     await asyncio.gather(
         *(
-            attack(
-                host, int(port), *plans[index % len(plans)], seen, index / PER_SECOND
-            )
+            attack(host, int(port), *plans[index % len(plans)], seen, start(index))
             for index in range(connections)
         )
     )
@@ -94,4 +96,4 @@ async def main(url: str, connections: int, recorded: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])))

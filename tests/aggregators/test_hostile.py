@@ -36,7 +36,8 @@ def latencies(session, count: int) -> list[float]:
     return measured
 
 
-def run_attack(make_site, connections: int) -> None:
+def run_attack(make_site, connections: int, burst: int) -> tuple[float, float]:
+    """Attack, check everything but time; return honest p99 before and meanwhile."""
     site = make_site("plain", max_additions=8192, pending_limit=2048)
     site.start("kts", "dsp")
     site.wait_ready()
@@ -53,7 +54,8 @@ def run_attack(make_site, connections: int) -> None:
     baseline = latencies(session, SAMPLES)
     before = resident_bytes(site.processes["dsp"])
     attackers = subprocess.Popen(
-        [sys.executable, PROGRAM, site.url("dsp"), str(connections), str(recorded)],
+        [sys.executable, PROGRAM, site.url("dsp"), str(connections), str(recorded)]
+        + [str(burst)],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -65,9 +67,16 @@ def run_attack(make_site, connections: int) -> None:
     check_answers(seen)
     assert grown < 64 << 20
     assert len(attacked) >= 20
-    assert np.percentile(attacked, 99) <= 2 * np.percentile(baseline, 99)
     assert session.statistics.pushes == 5 + SAMPLES + len(attacked)
     session.close()
+    before_ms, meanwhile_ms = (
+        1000 * float(np.percentile(each, 99)) for each in (baseline, attacked)
+    )
+    print(
+        f"{connections} connections, bursts of {burst}: honest p99 {before_ms:.1f} ms "
+        f"before, {meanwhile_ms:.1f} ms meanwhile; memory {grown / 2**20:+.1f} MiB"
+    )
+    return before_ms, meanwhile_ms
 
 
 def check_answers(seen: dict[str, int]) -> None:
@@ -84,11 +93,14 @@ def check_answers(seen: dict[str, int]) -> None:
         assert answers[refused] <= {"403", "409", "422"}, answers
 
 
-@pytest.mark.slow
-def test_honest_latency_at_most_doubles_under_a_thousand_hostile_connections(make_site):
-    run_attack(make_site, 1000)
+def test_a_thousand_hostile_connections_get_typed_errors_and_no_memory(make_site):
+    run_attack(make_site, 1000, burst=100)
 
 
 @pytest.mark.slow
-def test_honest_latency_at_most_doubles_under_20000_hostile_connections(make_site):
-    run_attack(make_site, 20_000)
+@pytest.mark.parametrize("burst", [1, 200])
+def test_honest_latency_at_most_doubles_under_20000_hostile_connections(
+    make_site, burst
+):
+    before, meanwhile = run_attack(make_site, 20_000, burst)
+    assert meanwhile <= 2 * before

@@ -58,10 +58,10 @@ def make_hosted_site(tmp_path, monkeypatch):
     monkeypatch.setattr(keyfiles, "_SCRYPT_N", 2)
     with ExitStack() as cleanup:
 
-        def make(suite):
+        def make(suite, **numbers):
             folder = tmp_path / f"site{len(list(tmp_path.iterdir()))}"
             folder.mkdir()
-            furnish(folder, suite, NAMES, profile="toy-insecure")
+            furnish(folder, suite, NAMES, profile="toy-insecure", **numbers)
             site = HostedSite(folder)
             site.cleanup = cleanup
             file = read_roster(folder / "roster.json")
@@ -83,6 +83,13 @@ def make_hosted_site(tmp_path, monkeypatch):
 
 def same(fill: int) -> np.ndarray:
     return np.full(62, fill, dtype=np.int32)
+
+
+def wait_until(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def one_round(sessions, fill=1):
@@ -189,10 +196,7 @@ class Helpers:
 def test_who_comes_late_gets_the_weights_sealed_by_another(make_hosted_site, suite):
     site = make_hosted_site(suite)
     with Helpers(site, site.names[:3]) as others:
-        deadline = time.monotonic() + 20
-        while others.sessions[0].version < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: others.sessions[0].version >= 2)
         late = site.connect("p3", patience=30)
     assert late.version >= 2
     late.pull()
@@ -206,6 +210,23 @@ def test_who_comes_late_gets_the_weights_sealed_by_another(make_hosted_site, sui
     assert late.version == others.sessions[0].version > before
     assert (late.released() == others.sessions[0].released()).all()
     assert late.pending == 0
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_who_was_silent_for_too_long_goes_on_from_a_sealed_snapshot(
+    make_hosted_site, background
+):
+    site = make_hosted_site("hybrid", staleness_bound=2)
+    late = site.connect("p3", initial=site.initial, background=background, patience=30)
+    late.push(same(1))
+    with Helpers(site, site.names[:3]) as others:
+        wait_until(lambda: others.sessions[0].version >= 8)
+        wait_until(lambda: late.pull() and late.version >= 5)
+    assert late.pending == 0
+    wait_until(lambda: late.pull() or late.version == others.sessions[0].version)
+    assert (late.released() == others.sessions[0].released()).all()
+    late.push(same(1))
+    assert late.pending == 1
 
 
 def test_nobody_there_to_help_is_said(make_hosted_site):

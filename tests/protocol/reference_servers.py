@@ -36,6 +36,8 @@ class ReferenceServer:
     accepted: set[bytes] = field(default_factory=set)
     lists: list[tuple[list[bytes], list[bytes]]] = field(default_factory=list)
     withdrawn: list[Sent] = field(default_factory=list)
+    opened: dict[str, int] = field(default_factory=dict)
+    forgotten: set[bytes] = field(default_factory=set)
 
     @property
     def version(self) -> int:
@@ -69,11 +71,15 @@ class ReferenceServer:
 
     def enter(self, sent: Sent) -> str | None:
         """Log an upload; return the name of the error where a rule forbids it."""
-        if self.find(sent.key):
+        if sent.key in self.remembered():
             return None
         used = [s.number for s in self.log + self.withdrawn if s.name == sent.name]
         waiting = [other for other in self.waiting() if other.name == sent.name]
-        if sent.number in [s.number for s in self.log if s.name == sent.name]:
+        if any(
+            (s.name, s.number) == (sent.name, sent.number)
+            for s in self.log
+            if s.key not in self.forgotten
+        ):
             return "EquivocationError"
         if not 0 <= sent.base <= self.version or self.lost(sent):
             return "StaleUploadError"
@@ -85,7 +91,7 @@ class ReferenceServer:
         return None
 
     def accept(self, key: bytes) -> str | None:
-        if self.find(key) is None:
+        if key not in self.remembered():
             return "ReleaseError"
         self.accepted.add(key)
         return None
@@ -128,7 +134,19 @@ class ReferenceServer:
         )
         if allowed:
             self.lists.append((list(uploads), list(expired)))
+            self.forget()
         return allowed
+
+    def remembered(self) -> list[bytes]:
+        return [sent.key for sent in self.log if sent.key not in self.forgotten]
+
+    def forget(self) -> None:
+        """Forget what its owner has opened, S releases later."""
+        for version, pair in enumerate(self.lists, start=1):
+            for key in [key for part in pair for key in part]:
+                opened = self.opened.get(self.find(key).name, 0)
+                if version <= min(opened, self.version - self.S):
+                    self.forgotten.add(key)
 
 
 def of_two_identities(reference: ReferenceServer, keys: list[bytes]) -> list[bytes]:

@@ -273,6 +273,7 @@ class Play:
         participant = self.participants[name]
         since = participant.version
         wanted = self.dsp.next_range(name, since, merge=False)
+        self.reference_dsp.opened[name] = since
         if since == self.reference_dsp.version:
             assert wanted is None
             return
@@ -281,6 +282,7 @@ class Play:
         if lost == "request":
             return
         reply = self.kts.transform(request)
+        self.reference_kts.opened[name] = since
         if lost == "reply":
             return
         download = self.dsp.finish(reply)

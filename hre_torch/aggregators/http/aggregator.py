@@ -72,7 +72,7 @@ class HTTPAggregator(Aggregator):
             )
         self._name = name
         self._task = task
-        self._secret = secret
+        self.secret = secret
         self._on_close = on_close
         self._moment = 0
         self._lock = threading.Lock()
@@ -210,7 +210,7 @@ class HTTPAggregator(Aggregator):
         may_be_empty: bool = False,
     ) -> Answer | None:
         def message() -> bytes:
-            return seal(make(self._next_moment()), self._secret.signing).encode()
+            return seal(make(self._next_moment()), self.secret.signing).encode()
 
         return self.exchange.ask(
             route, message, kind, fits=fits, may_be_empty=may_be_empty

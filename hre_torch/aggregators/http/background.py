@@ -207,7 +207,9 @@ class BackgroundSession(Session):
         try:
             ack = self._acknowledgement(answer, upload, data)
         except (StaleUploadError, BackPressure):
-            self._again.append(self._pending.pop(sequence).astype(np.int32))
+            values = self._pending.pop(sequence, None)
+            if values is not None:
+                self._again.append(values.astype(np.int32))
         except HREError:
             self._pending.pop(sequence, None)
             raise

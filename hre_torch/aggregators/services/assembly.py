@@ -44,7 +44,7 @@ def data_service(
     metrics = Metrics()
     store: Durable = InMemory()
     if folder is not None:
-        store = Store.open(folder, task, DATA_SERVICE)
+        store = Store.open(folder, task, DATA_SERVICE, observe=metrics)
 
     def open_role() -> DataServiceProvider:
         return DataServiceProvider(
@@ -54,6 +54,7 @@ def data_service(
             observe=metrics,
             state=store.load(),
             journal=store.journal,
+            keep=_kept(task),
         )
 
     max_bytes = SUITES.get(task.config.suite).max_message_bytes(task)
@@ -76,7 +77,7 @@ def key_transform(
     metrics = Metrics()
     store: Durable = InMemory()
     if folder is not None:
-        store = Store.open(folder, task, KEY_TRANSFORM)
+        store = Store.open(folder, task, KEY_TRANSFORM, observe=metrics)
 
     def open_role() -> KeyTransformServer:
         return KeyTransformServer(
@@ -86,6 +87,17 @@ def key_transform(
             observe=metrics,
             state=store.load(),
             journal=store.journal,
+            keep=_kept(task),
         )
 
     return KeyTransformService(task, secret, open_role, store, metrics)
+
+
+def _kept(task: Task) -> int:
+    """Return how many releases wait for participants that have not fetched them.
+
+    Whoever is more than S releases behind cannot push, learns so, and pulls: as many
+    again leave time for that. Who is silent for longer gets the released weights from
+    another participant, sealed.
+    """
+    return 2 * task.config.staleness_bound

@@ -101,6 +101,7 @@ class DataServiceService:
         self._published = published
         self._order: Envelope[ReleaseOrder] | None = None
         self._backlog = True
+        self._forwarding = False
         self._moments: dict[str, int] = {}
         self._fetching: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._suite = SUITES.get(task.config.suite)
@@ -160,6 +161,10 @@ class DataServiceService:
         self._moments[request.sender] = request.moment
 
     async def _upload(self, message: bytes) -> bytes:
+        if self._backlog or self._forwarding:
+            # What was begun before a restart comes first, so that lists of uploads
+            # follow from the order in which these were acknowledged.
+            await self._care.settled(_RELEASE_PATIENCE)
         upload, deposit, ack = await self._steps.run(self._admit, message)
         if ack is None:
             try:
@@ -214,8 +219,14 @@ class DataServiceService:
 
     async def _finish_with_kts(self) -> None:
         if self._backlog:
-            self._backlog = False
-            await self._forward_pending()
+            self._backlog, self._forwarding = False, True
+            try:
+                await self._forward_pending()
+            except HREError:
+                self._backlog = True
+                raise
+            finally:
+                self._forwarding = False
         while self._order is not None:
             release = await self._errands.ask(
                 "/v1/orders", self._order.encode(), Release
@@ -223,18 +234,14 @@ class DataServiceService:
             await self._steps.run(self._record, release)
 
     async def _forward_pending(self) -> None:
-        try:
-            for upload, deposit in await self._steps.run(self._unconfirmed):
-                try:
-                    await self._deposit(upload, deposit)
-                except UnreachableError:
-                    raise
-                except HREError as error:
-                    log_event("withdrawn", upload=upload.hex()[:16], message=str(error))
-            await self._steps.run(self._propose)
-        except HREError:
-            self._backlog = True
-            raise
+        await self._steps.run(self._propose)
+        for upload, deposit in await self._steps.run(self._unconfirmed):
+            try:
+                await self._deposit(upload, deposit)
+            except UnreachableError:
+                raise
+            except HREError as error:
+                log_event("withdrawn", upload=upload.hex()[:16], message=str(error))
 
     def _unconfirmed(self) -> list[tuple[bytes, bytes]]:
         """Return digests of uploads that the KTS has not confirmed, and deposits."""
@@ -245,6 +252,8 @@ class DataServiceService:
     def _record(self, release: Envelope[Release]) -> None:
         self._role.record(release)
         self._order = None
+        # What was accepted meanwhile may be due already, and no other upload may come.
+        self._propose()
         header = release.header
         log_event(
             "release",

@@ -78,8 +78,8 @@ class Recorder(Journal):
         self._note(partial(self._enter, line, stored))
 
     def accepted(self, upload: bytes) -> None:
-        """Change the upload's status."""
-        self._note(partial(self._accept, upload))
+        """Change the upload's status, some time: see `Journal.accepted`."""
+        self._note(partial(self._accept, upload), urgent=False)
 
     def withdrawn(self, upload: bytes) -> None:
         """Drop the upload's body; its line stays, so that its number stays used."""

@@ -94,8 +94,11 @@ class Server:
     Without a folder it is a server that is never interrupted.
     """
 
-    def __init__(self, world: World, role: str, folder: Path | None) -> None:
+    def __init__(
+        self, world: World, role: str, folder: Path | None, keep: int | None = None
+    ) -> None:
         self.world = world
+        self.keep = keep
         self.role = role
         self.folder = folder
         self.store: Store | None = None
@@ -103,7 +106,7 @@ class Server:
 
     def start(self) -> None:
         """Start from what the disk has."""
-        options = {}
+        options: dict[str, Any] = {"keep": self.keep}
         if self.folder is not None:
             self.store = Store.open(self.folder, self.world.task, self.role)
             try:
@@ -138,6 +141,8 @@ class Server:
         else:
             with self.store.transaction():
                 answer = made(*arguments)
+        if isinstance(answer, list):
+            return [each.encode() for each in answer]
         return answer.encode() if isinstance(answer, Envelope) else answer
 
 
@@ -151,9 +156,15 @@ class Pair:
     def submit(self, upload: bytes) -> bytes:
         """Carry an upload all the way; return the acknowledgement."""
         deposit = self.dsp.call("admit", upload)
+        self.reconcile()
         ack = self.dsp.call("confirm", self.kts.call("deposit", deposit))
         self.release()
         return ack
+
+    def reconcile(self) -> None:
+        """Confirm again what a DSP that was killed has lost the receipts of."""
+        for pending in self.dsp.call("unconfirmed"):
+            self.dsp.call("confirm", self.kts.call("deposit", pending))
 
     def release(self) -> None:
         """Carry a release, if one is due."""

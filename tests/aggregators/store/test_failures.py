@@ -91,6 +91,7 @@ def test_nothing_is_acknowledged_while_the_disk_fails_and_nothing_lost_after(
         with pytest.raises(StoreError, match="make a new role"):
             sessions[1].resend()
     pair.dsp.restart()
+    pair.reconcile()
     assert pair.dsp.server.state() == before
     sessions[1].resend()
     sessions[2].push(update(sessions[2], 2))

@@ -20,6 +20,9 @@ from tests.aggregators.store.fail_points import POINTS
 ROOT = Path(__file__).parents[3]
 MEMORY = Path("/dev/shm")
 
+IN_PROCESS = "tests.aggregators.store.kill_driver"
+OVER_HTTP = "tests.aggregators.http_kill_driver"
+
 pytestmark = pytest.mark.servers
 
 
@@ -27,9 +30,11 @@ pytestmark = pytest.mark.servers
 def kill(tmp_path) -> Callable[..., dict]:
     """Return a function that runs the driver and checks what must always hold."""
 
-    def run(suite: str, target: str, kills: int | str, seed: int) -> dict:
+    def run(
+        suite: str, target: str, kills: int | str, seed: int, driver: str = IN_PROCESS
+    ) -> dict:
         with TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else tmp_path) as folder:
-            program = [sys.executable, "-m", "tests.aggregators.store.kill_driver"]
+            program = [sys.executable, "-m", driver]
             made = subprocess.run(
                 [*program, folder, suite, target, str(kills), str(seed)],
                 capture_output=True,
@@ -59,6 +64,21 @@ def test_kills_at_random_moments_lose_nothing_and_change_no_weight(target, kill)
 def test_kills_at_every_named_place_lose_nothing_and_change_no_weight(target, kill):
     deaths = kill("gated", target, "places", seed=2)
     assert {place for places in deaths.values() for place in places} >= set(POINTS)
+
+
+@pytest.mark.parametrize("target", ["dsp", "kts", "both"])
+def test_servers_killed_over_http_lose_nothing_and_change_no_weight(target, kill):
+    deaths = kill("gated", target, 4, seed=4, driver=OVER_HTTP)
+    assert sum(map(len, deaths.values())) >= 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["dsp", "kts", "both"])
+def test_a_hundred_kills_over_http_lose_nothing_and_change_no_weight(target, kill):
+    deaths = kill("hybrid", target, 100, seed=5, driver=OVER_HTTP)
+    assert sum(map(len, deaths.values())) >= 100
+    named = {place for places in deaths.values() for place in places} - {"anywhere"}
+    assert len(named) >= 12
 
 
 @pytest.mark.slow

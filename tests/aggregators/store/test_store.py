@@ -8,6 +8,9 @@ from contextlib import suppress
 import pytest
 
 from hre_torch.aggregators.store import check_store
+from hre_torch.errors import SnapshotNeededError, StaleUploadError
+from hre_torch.protocol.envelope import decode
+from hre_torch.protocol.messages import Upload
 from tests.aggregators.store.small_servers import (
     Pair,
     Server,
@@ -78,6 +81,9 @@ def test_every_upload_is_on_the_disk_before_its_answer(world, new_pair, tmp_path
             copy = tmp_path / f"copy{turn}" / server.role
             shutil.copytree(server.folder, copy)
             revived = Server(world, server.role, copy)
+            # That the KTS has it is asked again, and costs no commit of its own.
+            for pending in revived.call("unconfirmed") if server is pair.dsp else []:
+                revived.call("confirm", pair.kts.call("deposit", pending))
             assert revived.server.state() == server.server.state()
             assert revived.server.state().ledger.entries[turn].status == "accepted"
             revived.stop()
@@ -138,6 +144,51 @@ def test_the_database_shrinks_once_a_silent_participant_has_caught_up(run, new_p
     run(busy, 1)
     pair.dsp.restart()
     assert database.stat().st_size < full / 2
+
+
+def test_what_is_kept_for_who_never_fetches_is_bounded_on_disk_and_in_memory(
+    run, tmp_path, cleanup
+):
+    world = make_world(n_values=2000, staleness_bound=3)
+    pair = Pair(*(Server(world, r, tmp_path / r, keep=6) for r in ("dsp", "kts")))
+    for server in (pair.dsp, pair.kts):
+        cleanup.callback(server.stop)
+    *busy, silent = join(world, pair)
+    lines, octets = [], []
+    for _ in range(3):
+        run(busy, 10)
+        octets.append(sum(f.stat().st_size for f in tmp_path.rglob("*.sqlite")))
+        for server in (pair.dsp, pair.kts):
+            state = server.server.state()
+            newest = state.ledger.version
+            assert sorted(state.releases) == list(range(newest - 5, newest + 1))
+            lines.append((len(state.ledger.entries), len(state.ledger.models)))
+    assert max(lines) == min(lines)
+    assert octets[2] - octets[1] < 60 * 400
+    with pytest.raises(SnapshotNeededError, match="snapshot"):
+        silent.pull()
+    pair.dsp.restart()
+    assert sorted(pair.dsp.server.state().releases) == sorted(
+        pair.kts.server.state().releases
+    )
+
+
+def test_a_line_that_is_forgotten_can_never_be_entered_a_second_time(run, world):
+    world = make_world(staleness_bound=2)
+    pair = Pair(*(Server(world, role, None, keep=4) for role in ("dsp", "kts")))
+    sessions = join(world, pair)[:3]
+    uploads: list[bytes] = []
+    submit = pair.submit
+    pair.submit = lambda data: (uploads.append(data), submit(data))[1]
+    run(sessions, 8)
+    state = pair.kts.server.state().ledger
+    first = decode(uploads[0], Upload, max_bytes=1 << 20)
+    assert first.digest not in {entry.digest for entry in state.entries}
+    with pytest.raises(StaleUploadError):
+        submit(uploads[0])
+    deposit = pair.dsp.server._deposit(first)
+    with pytest.raises(StaleUploadError):
+        pair.kts.call("deposit", deposit.encode())
 
 
 def test_a_fetch_alone_costs_no_commit_and_forgets_nothing_that_matters(

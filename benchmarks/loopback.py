@@ -1,0 +1,169 @@
+"""Both servers as processes of their own on loopback, with stores, for benchmarks.
+
+Keys go to the servers when they are forked: key files, made slow to open on purpose,
+are no part of what is measured here.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+
+from hre_torch.aggregators.http import HTTPAggregator, RetryPolicy
+from hre_torch.aggregators.services.assembly import data_service, key_transform
+from hre_torch.aggregators.services.running import serve
+from hre_torch.crypto.modulus import load_profile
+from hre_torch.crypto.signatures import SigningKey
+from hre_torch.protocol.session import Session
+from hre_torch.protocol.suites import SUITES
+from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.task import Task, TaskConfig, sign_task, state_digest
+
+__all__ = ["Loopback", "World", "make_world", "serving"]
+
+_START_SECONDS = 60.0
+_PATIENT = RetryPolicy(attempts=8, first_pause=0.05, longest_pause=1.0, timeout=120)
+
+
+@dataclass(frozen=True)
+class World:
+    """A task, everybody's secrets, and the weights that the task starts from."""
+
+    task: Task
+    secrets: dict[str, Secret]
+    initial: npt.NDArray[np.int64]
+
+
+def make_world(
+    suite: str, values: int, participants: int, *, profile: str, staleness: int = 50
+) -> World:
+    """Return a task of so many participants, with the suite's default numbers.
+
+    Args:
+        suite: the protocol.
+        values: length of the update.
+        participants: P.
+        profile: modulus profile.
+        staleness: S.
+    """
+    chosen = SUITES.get(suite)
+    parameters = load_profile(profile)
+    operator = SigningKey.generate()
+    names = [f"p{index}" for index in range(participants)]
+    secrets, roster = chosen.setup(names, parameters, operator=operator.public)
+    initial = np.zeros(values, dtype=np.int64)
+    contributions = chosen.default_contributions(participants)
+    config = TaskConfig(
+        suite=suite,
+        profile=profile,
+        parameters_digest=parameters.digest,
+        max_additions=chosen.default_max_additions,
+        min_contributions=contributions,
+        assumed_colluders=max(0, contributions - 2),
+        staleness_bound=staleness,
+        pending_limit=max(1, chosen.default_max_additions // participants),
+        combine="mean",
+        n_params=values,
+        layout_digest=bytes(32),
+        initial_digest=state_digest(initial),
+        roster_digest=roster.digest(),
+    )
+    task = Task(config, roster, parameters, sign_task(config, operator))
+    return World(task, secrets, initial)
+
+
+@dataclass(frozen=True)
+class Loopback:
+    """Running servers.
+
+    Attributes:
+        world: what they serve.
+        urls: by role.
+        processes: their numbers, by role.
+    """
+
+    world: World
+    urls: dict[str, str]
+    processes: dict[str, int]
+
+    def join(self, name: str) -> Session:
+        """Return a session that waits for every answer."""
+        task, secret = self.world.task, self.world.secrets[name]
+        link = HTTPAggregator(
+            name, url=self.urls["dsp"], task=task, secret=secret, policy=_PATIENT
+        )
+        return Session(task, secret, link, self.world.initial)
+
+    def metric(self, role: str, name: str) -> float:
+        """Return one number of a server's `/metrics`; 0 if it was never counted."""
+        for line in httpx.get(f"{self.urls[role]}/metrics").text.splitlines():
+            if line.startswith(name + " "):
+                return float(line.split()[-1])
+        return 0.0
+
+    def resident_mib(self, role: str) -> float:
+        """Return a server's resident memory."""
+        pages = Path(f"/proc/{self.processes[role]}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@contextmanager
+def serving(world: World, folder: Path) -> Iterator[Loopback]:
+    """Run both servers while the `with` lasts; their stores lie below `folder`."""
+    ports = {role: _free_port() for role in ("kts", "dsp")}
+    urls = {role: f"http://127.0.0.1:{port}" for role, port in ports.items()}
+    secrets, task = world.secrets, world.task
+
+    def kts() -> None:
+        service = key_transform(task, secrets["kts"], folder=folder / "kts")
+        serve(service.app, task.parameters, host="127.0.0.1", port=ports["kts"])
+
+    def dsp() -> None:
+        service = data_service(
+            task, secrets["dsp"], kts_url=urls["kts"], folder=folder / "dsp"
+        )
+        serve(service.app, task.parameters, host="127.0.0.1", port=ports["dsp"])
+
+    started = {"kts": _fork(kts), "dsp": _fork(dsp)}
+    try:
+        for role, url in urls.items():
+            _await(url, started[role])
+        numbers = {role: process.pid or 0 for role, process in started.items()}
+        yield Loopback(world, urls, numbers)
+    finally:
+        for process in reversed(started.values()):
+            process.terminate()
+        for process in started.values():
+            process.join(20)
+
+
+def _fork(target: Callable[[], None]) -> multiprocessing.process.BaseProcess:
+    process = multiprocessing.get_context("fork").Process(target=target, daemon=True)
+    process.start()
+    return process
+
+
+def _await(url: str, process: multiprocessing.process.BaseProcess) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and process.is_alive():
+        try:
+            if httpx.get(f"{url}/readyz").status_code == 200:
+                return
+        except httpx.HTTPError:
+            time.sleep(0.05)
+    raise SystemExit(f"the server at {url} did not get ready")
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
