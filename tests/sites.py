@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,7 +16,12 @@ import numpy as np
 
 from hre_torch.aggregators.http import RetryPolicy
 from hre_torch.deployment.connection import connect, write_weights
-from hre_torch.deployment.identities import make_operator, make_role, open_operator
+from hre_torch.deployment.identities import (
+    make_operator,
+    make_role,
+    open_operator,
+    read_card,
+)
 from hre_torch.deployment.roster_file import (
     RosterFile,
     add_card,
@@ -110,28 +116,31 @@ def furnish(
     names=("p0", "p1", "p2"),
     profile: str = "rsa2048",
     propose=None,
+    keys: Path | None = None,
     **numbers,
 ) -> Site:
     """Make keys, a signed roster, initial weights and configurations.
 
     `propose(roster, parameters)` returns task and weights; without it they are small,
-    with `numbers` changed.
+    with `numbers` changed. What keys another site's folder has are taken from there.
     """
     secrets = {"suite": suite, "profile": profile, "passphrase": b"secret"}
-    cards = [
-        make_operator(
-            key=folder / "operator.key",
-            card=folder / "operator.card",
-            passphrase=b"secret",
-        )
-    ]
+    cards = []
     for role, name in [
+        ("operator", "operator"),
         ("dsp", "dsp"),
         ("kts", "kts"),
         *(("participant", name) for name in names),
     ]:
         key, card = folder / f"{name}.key", folder / f"{name}.card"
-        cards.append(make_role(role, name, key=key, card=card, **secrets))
+        if keys is not None and (keys / key.name).exists():
+            for file in (key, card):
+                shutil.copy(keys / file.name, file)
+            cards.append(read_card(card))
+        elif role == "operator":
+            cards.append(make_operator(key=key, card=card, passphrase=b"secret"))
+        else:
+            cards.append(make_role(role, name, key=key, card=card, **secrets))
     file = RosterFile()
     for card in cards:
         file = add_card(file, card)

@@ -29,6 +29,10 @@ def participate(
     override: Annotated[
         list[str] | None, typer.Option("-o", help="key=value of the recipe.")
     ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(help="Remember here how far you are, and go on from there."),
+    ] = None,
     own_data: Annotated[
         bool, typer.Option(help="Train on all local data, not on a share of it.")
     ] = False,
@@ -39,6 +43,7 @@ def participate(
 ) -> None:
     """Train your share of RECIPE; nothing leaves this machine unencrypted."""
     from hre_torch.deployment.connection import connect, write_weights
+    from hre_torch.deployment.memory import Memory
     from hre_torch.deployment.participation import train_participant
     from hre_torch.deployment.roster_file import read_roster
     from hre_torch.recipes import load_recipe
@@ -46,6 +51,8 @@ def participate(
     file = read_roster(roster)
     overrides = [f"suite={file.suite}", f"participants={len(file.participants)}"]
     loaded = load_recipe(recipe, [*overrides, *(override or [])])
+
+    memory = None if state is None else Memory(state)
 
     def report(record: dict[str, Any]) -> None:
         typer.echo(json.dumps(record))
@@ -56,11 +63,14 @@ def participate(
         roster=roster,
         passphrase=ask_passphrase(key, passphrase_file),
         initial=initial,
+        state=None if memory is None else memory.session(),
         ca_file=ca,
         workers=loaded.workers,
     )
     try:
-        done = train_participant(loaded, session, report, own_data=own_data)
+        done = train_participant(
+            loaded, session, report, own_data=own_data, memory=memory
+        )
     finally:
         session.close()
     if out is not None:

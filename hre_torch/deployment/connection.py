@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -115,8 +116,12 @@ def connect(
         _check_served(link, task)
         if isinstance(initial, str | Path):
             initial = read_weights(Path(initial))
+        crashed = state is not None
         if state is None:
             state = _starting_state(link, task, secret, initial, patience)
+            crashed = state.participant.sequence > 0
+        if crashed:
+            state = _brought_up_to_date(state, link.status(), task)
         kind = ConnectedSession if background else RejoiningSession
         return kind(
             task,
@@ -254,6 +259,23 @@ def _starting_state(
     found = ask_for_snapshot(link, task, secret, patience=patience)
     return _state_at(
         standing, found.version, found.chain, found.model_digest, found.weights
+    )
+
+
+def _brought_up_to_date(
+    state: SessionState, standing: Status, task: Task
+) -> SessionState:
+    """Return a saved state that uses no sequence number which was used since then.
+
+    At most Q uploads were under way at a crash, and the network may deliver them yet:
+    so many numbers are passed over.
+    """
+    used = max(state.participant.sequence, standing.next_sequence)
+    sequence = used + task.config.pending_limit
+    return msgspec.structs.replace(
+        state,
+        participant=msgspec.structs.replace(state.participant, sequence=sequence),
+        latest_version=max(state.latest_version, standing.version),
     )
 
 

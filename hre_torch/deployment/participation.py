@@ -10,12 +10,14 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from hre_torch.aggregators.http import BackgroundSession
 from hre_torch.crypto.modulus import Parameters
 from hre_torch.data.images import Data
 from hre_torch.data.load import load_data
 from hre_torch.data.partition import Batches, split_indices
+from hre_torch.deployment.memory import Memory, Remembered
 from hre_torch.deployment.proposal import propose_task
 from hre_torch.errors import LayoutError, RecipeError
 from hre_torch.models import build_model
@@ -25,6 +27,7 @@ from hre_torch.protocol.session import Session
 from hre_torch.protocol.task import TaskConfig
 from hre_torch.protocol.vectors import state_digest
 from hre_torch.recipes import Recipe
+from hre_torch.training.checkpoint import recipe_digest
 from hre_torch.training.evaluation import evaluate, released_model
 from hre_torch.training.learner import Learner
 
@@ -133,6 +136,7 @@ def train_participant(
     own_data: bool = False,
     part: int = 0,
     parts: int = 1,
+    memory: Memory | None = None,
 ) -> Participation:
     """Train one participant's share of a recipe to its end, or one part of it.
 
@@ -145,10 +149,12 @@ def train_participant(
         part: which part of the local steps, from 0. Weights and pending updates live in
             the session; momentum and what the quantiser left over start anew.
         parts: how many parts of equal length there are.
+        memory: where to remember how far it has come, and to go on from.
 
     Raises:
         AggregatorError: the DSP could not be reached for too long.
         DataError: the data is missing.
+        RunDirectoryError: what the memory holds is not of this training.
     """
     check_recipe(recipe, session)
     data = load_data(
@@ -159,9 +165,15 @@ def train_participant(
     )
     batches = _batches(recipe, data, session, own_data=own_data)
     steps = max(1, round(recipe.train.epochs * len(batches)))
+    if memory is not None:
+        session.may_return_to(session.version)
     # Who comes late, or for one part only, trains on the newest weights at once.
     _catch_up(session)
     timer = PhaseTimer()
+    digest = recipe_digest(recipe.model_dump_json())
+    past = None
+    if memory is not None:
+        past = memory.recall(session.name, session.task.cfg, digest)
     learner = Learner(
         recipe,
         build_model(recipe.model.name, recipe.train.seed, **recipe.model.options),
@@ -169,12 +181,31 @@ def train_participant(
         batches,
         steps=steps,
         observe=timer,
+        state=None if past is None else past.learner,
     )
+
+    def remembered() -> Remembered:
+        """Return where this participant stands after the step just made."""
+        return Remembered(
+            cfg=session.task.cfg,
+            name=session.name,
+            recipe=digest,
+            step=number + 1,
+            session=session.state(),
+            learner=learner.state(),
+            random_state=torch.get_rng_state(),
+        )
+
     first, end = (steps * number // parts for number in (part, part + 1))
-    learner.skip_to(first)
+    if past is None:
+        learner.skip_to(first)
+    else:
+        first = _first_step(past, session, recipe)
     started = time.perf_counter()
     for number in range(first, end):
         learner.step(number)
+        if memory is not None:
+            memory.keep_if_due(remembered, session)
         if (number + 1) % len(batches) == 0 or number + 1 == end:
             report(
                 {
@@ -192,6 +223,8 @@ def train_participant(
             )
     learner.flush()
     _catch_up(session)
+    if memory is not None:
+        memory.forget()
     score = evaluate(released_model(learner.model, session, recipe.buffers), data.test)
     return Participation(score.accuracy, session.version, session.released())
 
@@ -202,6 +235,15 @@ def _catch_up(session: Session) -> None:
         session.catch_up()
     else:
         session.pull()
+
+
+def _first_step(past: Remembered, session: Session, recipe: Recipe) -> int:
+    """Return where to go on; what was pushed after the last note is not done again."""
+    torch.set_rng_state(past.random_state)
+    # `connect` passes over Q numbers more than were used.
+    unused = session.sequence - session.task.config.pending_limit
+    pushed = unused - past.session.participant.sequence
+    return past.step + pushed * recipe.train.push_every
 
 
 def _batches(

@@ -16,6 +16,10 @@ class Aggregator(ABC):
     that the backend could not carry the message at all.
     """
 
+    opened: int | None = None
+    """Last release that the participant will never fetch again, where that is older
+    than the one after which it fetches: servers keep what follows it."""
+
     @abstractmethod
     def submit(self, upload: bytes) -> bytes:
         """Send an encoded `Upload`; return the encoded `Ack` or `Refusal`.

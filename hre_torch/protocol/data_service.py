@@ -71,7 +71,13 @@ class DataServiceProvider(DownloadServer):
         keep: int | None = None,
     ) -> None:
         super().__init__(
-            task, secret, workers, observe=observe, state=state, journal=journal, keep=keep
+            task,
+            secret,
+            workers,
+            observe=observe,
+            state=state,
+            journal=journal,
+            keep=keep,
         )
         suite = self._suite
         self._sizes = (suite.proof_size(task), *suite.upload_sizes(task))

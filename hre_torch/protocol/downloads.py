@@ -72,7 +72,12 @@ class DownloadServer(Server[DataServiceCipher[Any]]):
         self._transforms: dict[str, _Begun] = {}
 
     def next_range(
-        self, recipient: str, since: int, *, merge: bool = True
+        self,
+        recipient: str,
+        since: int,
+        *,
+        merge: bool = True,
+        opened: int | None = None,
     ) -> tuple[int, int] | None:
         """Return the releases that the recipient's next download holds, or None.
 
@@ -83,6 +88,8 @@ class DownloadServer(Server[DataServiceCipher[Any]]):
             recipient: who asks.
             since: last release that the recipient has opened.
             merge: False to get releases singly.
+            opened: last release that the recipient will never ask for again, where
+                that is older than `since`.
 
         Raises:
             SnapshotNeededError: the recipient is so far behind that its next release
@@ -95,7 +102,7 @@ class DownloadServer(Server[DataServiceCipher[Any]]):
                 f"{recipient!r} asks for what follows release {since}, but the newest "
                 f"is {self.version}: it belongs to another federation"
             )
-        self._shelf.forget(recipient, since)
+        self._shelf.forget(recipient, since if opened is None else min(opened, since))
         releases = self._shelf.releases
         if since == self.version:
             return None
@@ -131,6 +138,7 @@ class DownloadServer(Server[DataServiceCipher[Any]]):
             recipient=recipient,
             first=first,
             last=last,
+            opened=self._shelf.fetched[recipient],
         )
         return seal(request, self._secret.signing, parts)
 

@@ -160,7 +160,7 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
                 f"releases {header.first}..{header.last} were asked for as one sum, "
                 f"but suite {self._suite.name!r} opens each release alone"
             )
-        self._shelf.forget(header.recipient, header.first - 1)
+        self._shelf.forget(header.recipient, min(header.opened, header.first - 1))
         kept = [
             self._shelf.releases.get(version)
             for version in range(header.first, header.last + 1)

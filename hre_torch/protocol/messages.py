@@ -94,11 +94,15 @@ class Release(Header, frozen=True, kw_only=True, tag="release"):
 
 
 class TransformRequest(Header, frozen=True, kw_only=True, tag="transform_request"):
-    """First phase for one recipient and the releases `first..last`."""
+    """First phase for one recipient and the releases `first..last`.
+
+    The recipient will never ask again for releases up to `opened`.
+    """
 
     recipient: Name
     first: Number
     last: Number
+    opened: Number = 0
 
 
 class TransformReply(Header, frozen=True, kw_only=True, tag="transform_reply"):

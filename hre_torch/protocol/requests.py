@@ -66,10 +66,15 @@ class Status(Header, frozen=True, kw_only=True, tag="status"):
 
 
 class Fetch(Request, frozen=True, kw_only=True, tag="fetch"):
-    """Ask for the download that follows release `since`; see `Aggregator.fetch`."""
+    """Ask for the download that follows release `since`; see `Aggregator.fetch`.
+
+    Releases up to `opened` will never be asked for again, not even by a participant
+    that was killed and starts from what it had on its disk; None stands for `since`.
+    """
 
     since: int
     merge: bool = True
+    opened: int | None = None
 
 
 class SnapshotRequest(Request, frozen=True, kw_only=True, tag="snapshot_request"):

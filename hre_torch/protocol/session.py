@@ -111,6 +111,11 @@ class Session:
         return self._participant.version
 
     @property
+    def sequence(self) -> int:
+        """Sequence number of the next own upload."""
+        return self._participant.state().sequence
+
+    @property
     def model_digest(self) -> bytes:
         """What upload headers say of the released weights at this version."""
         return self._digest
@@ -232,6 +237,15 @@ class Session:
         except ReleaseRejectedError:
             self._pull(opened, merge=False)
         return opened
+
+    def may_return_to(self, version: int) -> None:
+        """Say that this session may be started again from its state at a version.
+
+        From the first call on servers keep what follows that version, so that a
+        participant that is killed can go on from its disk; call it whenever a newer
+        state is on the disk.
+        """
+        self._aggregator.opened = version
 
     def rebase(
         self,

@@ -19,7 +19,14 @@ from torch import Tensor
 from hre_torch.errors import RunDirectoryError
 from hre_torch.training.state import RunState
 
-__all__ = ["Checkpoint", "decode_checkpoint", "encode_checkpoint", "recipe_digest"]
+__all__ = [
+    "Checkpoint",
+    "decode_checkpoint",
+    "decode_tensor",
+    "encode_checkpoint",
+    "encode_tensor",
+    "recipe_digest",
+]
 
 FORMAT: Final = 1
 _TENSOR: Final = 1
@@ -52,7 +59,7 @@ def recipe_digest(text: str) -> bytes:
 
 def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
     """Return the document."""
-    return msgspec.msgpack.encode(checkpoint, enc_hook=_encode_tensor)
+    return msgspec.msgpack.encode(checkpoint, enc_hook=encode_tensor)
 
 
 def decode_checkpoint(data: bytes) -> Checkpoint:
@@ -69,7 +76,7 @@ def decode_checkpoint(data: bytes) -> Checkpoint:
                 f"the checkpoint has format {version}, this version of hre_torch reads "
                 f"format {FORMAT}; resume it with the version that wrote it"
             )
-        return msgspec.msgpack.decode(data, type=Checkpoint, ext_hook=_decode_tensor)
+        return msgspec.msgpack.decode(data, type=Checkpoint, ext_hook=decode_tensor)
     except (
         msgspec.DecodeError,
         SafetensorError,
@@ -86,14 +93,16 @@ class _Versioned(msgspec.Struct):
     format: int
 
 
-def _encode_tensor(value: Any) -> msgspec.msgpack.Ext:
+def encode_tensor(value: Any) -> msgspec.msgpack.Ext:
+    """Return a tensor as an extension value: a hook of msgspec's encoder."""
     if isinstance(value, Tensor):
         tensor = value.detach().cpu().contiguous()
         return msgspec.msgpack.Ext(_TENSOR, safetensors.torch.save({"": tensor}))
     raise NotImplementedError(f"a checkpoint cannot hold a {type(value).__name__}")
 
 
-def _decode_tensor(code: int, data: memoryview) -> Tensor:
+def decode_tensor(code: int, data: memoryview) -> Tensor:
+    """Return the tensor in an extension value: a hook of msgspec's decoder."""
     if code != _TENSOR:
         raise msgspec.DecodeError(f"there is no extension type {code}")
     tensors = safetensors.torch.load(bytes(data))

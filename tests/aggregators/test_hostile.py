@@ -54,8 +54,10 @@ def run_attack(make_site, connections: int, burst: int) -> tuple[float, float]:
     baseline = latencies(session, SAMPLES)
     before = resident_bytes(site.processes["dsp"])
     attackers = subprocess.Popen(
-        [sys.executable, PROGRAM, site.url("dsp"), str(connections), str(recorded)]
-        + [str(burst)],
+        [
+            *(sys.executable, PROGRAM, site.url("dsp")),
+            *(str(connections), str(recorded), str(burst)),
+        ],
         stdout=subprocess.PIPE,
         text=True,
     )

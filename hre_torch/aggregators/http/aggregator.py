@@ -189,6 +189,7 @@ class HTTPAggregator(Aggregator):
                 moment=moment,
                 since=since,
                 merge=merge,
+                opened=self.opened,
             )
 
         def fits(download: Download) -> bool:

@@ -66,6 +66,8 @@ class BackgroundSession(Session):
         self._retry = threading.Event()
         self._waits = False
         self._closing = False
+        self._returns_to: int | None = None
+        self._backend.opened = self.version
         self._prefetcher = Prefetcher(self._backend, lambda: self._when_idle())
         self._sender = threading.Thread(
             target=self._send_all, name="hre-send", daemon=True
@@ -119,6 +121,9 @@ class BackgroundSession(Session):
             opened = super().pull()
         finally:
             self._waits = False
+            # What is fetched ahead is not opened yet.
+            if self._returns_to is None:
+                self._backend.opened = self.version
         again, self._again = self._again, []
         for values in again:
             self._enqueue(values)
@@ -134,6 +139,10 @@ class BackgroundSession(Session):
         self._drain()
         self._waits = True
         return self.pull()
+
+    def may_return_to(self, version: int) -> None:
+        """See `Session.may_return_to`."""
+        self._returns_to = self._backend.opened = version
 
     def resend(self) -> None:
         """Send again what did not get through, and wait for it."""

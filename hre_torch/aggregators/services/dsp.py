@@ -277,7 +277,9 @@ class DataServiceService:
 
     def _begin(self, fetch: Fetch) -> bytes | None:
         name = fetch.sender
-        wanted = self._role.next_range(name, fetch.since, merge=fetch.merge)
+        wanted = self._role.next_range(
+            name, fetch.since, merge=fetch.merge, opened=fetch.opened
+        )
         return None if wanted is None else self._role.begin(name, *wanted).encode()
 
     def _finish(self, reply: Envelope[TransformReply]) -> Envelope[Any]:

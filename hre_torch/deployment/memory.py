@@ -1,0 +1,174 @@
+"""What a participant remembers on its disk, so that it goes on after it was killed.
+
+The file holds no key, but released weights and the local model, so only its owner may
+read it. It is replaced in one step. What happened between the last time it was written
+and the kill is not in it: uploads that were sent since then are with the servers, which
+say how many there are, and the batches that they were made from are not trained again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from safetensors import SafetensorError
+
+from hre_torch.errors import RunDirectoryError
+from hre_torch.protocol.session import Session, SessionState
+from hre_torch.training.checkpoint import decode_tensor, encode_tensor
+from hre_torch.training.files import replace_file
+from hre_torch.training.state import LearnerState
+
+__all__ = ["Memory", "Remembered"]
+
+_FORMAT: Final = 1
+_PRIVATE: Final = 0o600
+
+
+class Remembered(msgspec.Struct):
+    """Where one participant stood.
+
+    Attributes:
+        cfg: hash of the task.
+        name: the participant.
+        recipe: SHA-256 of the resolved recipe.
+        step: local steps taken.
+        session: its session; every upload so far is acknowledged.
+        learner: model, optimizer, scheduler.
+        random_state: torch's global generator, uint8, which dropout draws from.
+        format: version of this format.
+    """
+
+    cfg: bytes
+    name: str
+    recipe: bytes
+    step: int
+    session: SessionState
+    learner: LearnerState
+    random_state: Any
+    format: int = _FORMAT
+
+
+class Memory:
+    """The file.
+
+    Args:
+        path: where it lies; its folder must exist.
+        every: least seconds between two writes.
+    """
+
+    def __init__(self, path: Path, every: float = 10.0) -> None:
+        self.path = path
+        self._every = every
+        self._next = time.monotonic() + every
+        self._version = 0
+
+    def recall(self, name: str, cfg: bytes, recipe: bytes) -> Remembered | None:
+        """Return what was remembered last, None if nothing was.
+
+        Args:
+            name: who wants to know.
+            cfg: hash of its task.
+            recipe: SHA-256 of its resolved recipe.
+
+        Raises:
+            RunDirectoryError: the file is damaged, or belongs to somebody else, to
+                another task, or to another recipe.
+        """
+        found = self._read()
+        if found is None:
+            return None
+        for what, seen, expected in (
+            ("participant", found.name, name),
+            ("task", found.cfg.hex()[:16], cfg.hex()[:16]),
+            ("recipe", found.recipe.hex()[:16], recipe.hex()[:16]),
+        ):
+            if seen != expected:
+                raise RunDirectoryError(
+                    f"{self.path} remembers {what} {seen}, this is {what} {expected}; "
+                    "name another file, or remove this one to start afresh"
+                )
+        return found
+
+    def session(self) -> SessionState | None:
+        """Return where the session stood, to connect with; None if nothing is known.
+
+        Raises:
+            RunDirectoryError: the file is damaged.
+        """
+        found = self._read()
+        return None if found is None else found.session
+
+    def keep_if_due(
+        self, remembered: Callable[[], Remembered], session: Session
+    ) -> None:
+        """Write where the participant stands, if the last time is long enough ago.
+
+        It is so, too, if half of the releases that the task's staleness bound allows
+        have come since: servers keep releases for a while only.
+
+        Args:
+            remembered: tells where the participant stands.
+            session: its session, which is told how far back it may come.
+        """
+        lag = session.version - self._version
+        if (
+            time.monotonic() < self._next
+            and 2 * lag < session.task.config.staleness_bound
+        ):
+            return
+        note = remembered()
+        self.keep(note)
+        self._version = note.session.participant.version
+        session.may_return_to(self._version)
+
+    def keep(self, remembered: Remembered) -> None:
+        """Write where the participant stands.
+
+        Raises:
+            RunDirectoryError: the file cannot be written.
+        """
+        data = msgspec.msgpack.encode(remembered, enc_hook=encode_tensor)
+        try:
+            replace_file(self.path, data, _PRIVATE)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"cannot write {self.path}: {error.strerror}"
+            ) from error
+        self._next = time.monotonic() + self._every
+
+    def forget(self) -> None:
+        """Remove the file: the training has come to its end."""
+        self.path.unlink(missing_ok=True)
+
+    def _read(self) -> Remembered | None:
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RunDirectoryError(
+                f"cannot read {self.path}: {error.strerror}"
+            ) from error
+        try:
+            found = msgspec.msgpack.decode(
+                data, type=Remembered, ext_hook=decode_tensor
+            )
+        except (
+            msgspec.DecodeError,
+            SafetensorError,
+            UnicodeDecodeError,
+            RecursionError,
+        ) as error:
+            raise RunDirectoryError(
+                f"{self.path} is damaged ({error}); remove it to start afresh"
+            ) from error
+        if found.format != _FORMAT:
+            raise RunDirectoryError(
+                f"{self.path} has format {found.format}, this version of hre_torch "
+                f"reads format {_FORMAT}"
+            )
+        return found

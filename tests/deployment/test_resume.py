@@ -1,0 +1,188 @@
+"""One participant's training on its own machine: killed, resumed, under a new roster."""
+
+from __future__ import annotations
+
+import stat
+import threading
+
+import numpy as np
+import pytest
+
+from hre_torch.deployment.connection import read_weights
+from hre_torch.deployment.memory import Memory
+from hre_torch.deployment.participation import propose_recipe, train_participant
+from hre_torch.errors import (
+    RunDirectoryError,
+    SignatureError,
+    TaskError,
+    WrongTaskError,
+)
+from hre_torch.recipes import load_recipe
+from hre_torch.training.learner import Learner
+
+THREE = ("p0", "p1", "p2")
+
+
+class Killed(BaseException):
+    """Ends a training as a kill does: nothing is tidied up."""
+
+
+@pytest.fixture
+def recipe(toy_recipe):
+    return load_recipe(
+        toy_recipe("suite=hybrid", "min_contributions=3", "train.epochs=3")
+    )
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Record the local steps of p0; `steps.deadly` is one that kills it."""
+    real = Learner.step
+
+    class Steps(list):
+        deadly = -1
+
+    taken = Steps()
+
+    def step(self, number):
+        if self.name == "p0":
+            if number == taken.deadly:
+                # What was sent before has arrived, whatever else is forgotten.
+                self.session.resend()
+                raise Killed
+            taken.append(number)
+        return real(self, number)
+
+    monkeypatch.setattr(Learner, "step", step)
+    return taken
+
+
+def train(site, recipe, name, memory=None):
+    """Train one participant to its end, as `hre-torch participate` does."""
+    known = None if memory is None else memory.session()
+    session = site.connect(
+        name,
+        initial=site.initial if known is None else None,
+        state=known,
+        background=True,
+    )
+    done = train_participant(recipe, session, lambda record: None, memory=memory)
+    session.close()
+    return done
+
+
+def proposing(recipe, start=None):
+    """Return what makes the task of a recipe."""
+    return lambda roster, parameters: propose_recipe(
+        recipe, roster, parameters, "toy-insecure", start=start
+    )
+
+
+class InTheBackground:
+    """Others that train meanwhile; a context manager."""
+
+    def __init__(self, site, recipe, names):
+        self.done = {}
+        self._threads = [
+            threading.Thread(
+                target=lambda name=name: self.done.update(
+                    {name: train(site, recipe, name)}
+                )
+            )
+            for name in names
+        ]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.mark.parametrize("every", [0.0, 1e9])
+def test_a_killed_participant_goes_on_and_trains_no_batch_twice(
+    make_hosted_site, recipe, steps, every, tmp_path
+):
+    site = make_hosted_site("hybrid", THREE, propose=proposing(recipe))
+    memory = Memory(tmp_path / "p0.state", every=0.0)
+    steps.deadly = 5
+    noted = memory.keep
+
+    def keep(remembered):
+        # The first note is the only one, or every step makes one.
+        noted(remembered)
+        memory._next += every
+
+    memory.keep = keep
+    with InTheBackground(site, recipe, THREE[1:]) as others:
+        with pytest.raises(Killed):
+            train(site, recipe, "p0", memory)
+        assert stat.S_IMODE(memory.path.stat().st_mode) == 0o600
+        steps.deadly = -1
+        done = train(site, recipe, "p0", Memory(memory.path))
+    # Also where the only note is old: what was pushed since is not trained again.
+    assert steps == list(range(len(steps)))
+    assert len(steps) > 5
+    assert not memory.path.exists()
+    assert set(others.done) == {"p1", "p2"}
+    assert done.version > 0
+
+
+def test_what_another_training_remembers_is_refused(
+    make_hosted_site, recipe, toy_recipe, steps, tmp_path
+):
+    site = make_hosted_site("hybrid", THREE, propose=proposing(recipe))
+    memory = Memory(tmp_path / "p0.state", every=0.0)
+    steps.deadly = 1
+    with pytest.raises(Killed):
+        train(site, recipe, "p0", memory)
+    other = load_recipe(
+        toy_recipe("suite=hybrid", "min_contributions=3", "train.lr=9", name="other")
+    )
+    with pytest.raises(RunDirectoryError, match="remembers recipe"):
+        train(site, other, "p0", memory)
+    with pytest.raises(RunDirectoryError, match="remembers participant p0"):
+        train(site, recipe, "p1", memory)
+    memory.path.write_bytes(b"\x80")
+    with pytest.raises(RunDirectoryError, match="damaged"):
+        train(site, recipe, "p0", memory)
+
+
+def test_a_new_roster_evicts_one_rotates_a_key_and_goes_on_from_the_last_weights(
+    make_hosted_site, recipe
+):
+    old = make_hosted_site("hybrid", THREE, propose=proposing(recipe))
+    with InTheBackground(old, recipe, THREE[1:]) as others:
+        last = train(old, recipe, "p0")
+    last = max([last, *others.done.values()], key=lambda done: done.version).weights
+    # p1 leaves, p3 comes, and p2 has lost its key and made a new one.
+    (old.folder / "p2.key").rename(old.folder / "lost.key")
+    new = make_hosted_site(
+        "hybrid",
+        ("p0", "p2", "p3"),
+        propose=proposing(recipe, start=last),
+        keys=old.folder,
+    )
+    assert (read_weights(new.initial) == last).all()
+    with pytest.raises(WrongTaskError):
+        # The old roster, and whatever is sealed under it, is worth nothing here.
+        old.ports = new.ports
+        old.connect("p1", initial=old.initial)
+    (new.folder / "new.key").write_bytes((new.folder / "p2.key").read_bytes())
+    zeros = np.zeros(last.size, dtype=np.int32)
+    for name, lost, error in (
+        ("p1", "p1.key", TaskError),
+        ("p2", "lost.key", SignatureError),
+    ):
+        (new.folder / f"{name}.key").unlink(missing_ok=True)
+        (new.folder / f"{name}.key").write_bytes((old.folder / lost).read_bytes())
+        (new.folder / f"{name}.key").chmod(0o600)
+        with pytest.raises(error):
+            new.connect(name, initial=new.initial).push(zeros)
+    with InTheBackground(new, recipe, ("p0", "p3")) as others:
+        (new.folder / "p2.key").write_bytes((new.folder / "new.key").read_bytes())
+        assert train(new, recipe, "p2").version > 0
+    assert all(done.version > 0 for done in others.done.values())
