@@ -24,10 +24,11 @@ from hre_torch.aggregators.services.assembly import data_service, key_transform
 from hre_torch.aggregators.services.running import serve
 from hre_torch.crypto.modulus import load_profile
 from hre_torch.crypto.signatures import SigningKey
+from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.suites import SUITES
-from hre_torch.protocol.roster import Secret
-from hre_torch.protocol.task import Task, TaskConfig, sign_task, state_digest
+from hre_torch.protocol.task import Task, TaskConfig, sign_task
+from hre_torch.protocol.vectors import state_digest
 
 __all__ = ["Loopback", "World", "make_world", "serving"]
 

@@ -2,7 +2,8 @@
 
     python hostile_clients.py URL CONNECTIONS RECORDED_UPLOAD BURST
 
-`BURST` connections are opened at the same moment, 200 a second on the average. Prints, as JSON, how often which HTTP status (or none) came back for which attack.
+`BURST` connections are opened at the same moment, 200 a second on the average. Prints,
+as JSON, how often which HTTP status (or none) came back for which attack.
 """
 
 from __future__ import annotations
