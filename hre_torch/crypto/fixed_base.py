@@ -31,6 +31,7 @@ __all__ = [
     "SERVER_WINDOW",
     "FixedBaseTable",
     "recipient_table",
+    "recipient_tables",
     "shared_table",
     "table_bytes",
 ]
@@ -46,6 +47,10 @@ RECIPIENT_WINDOW: Final = 6
 # Bounds on the memory of all tables of a kind; the tables used last are kept.
 _SHARED_BYTES: Final = 1 << 30
 _RECIPIENT_BYTES: Final = 1 << 28
+_ONE_USE_WINDOW: Final = 1
+"""Filling such a table costs little more than the squarings of a power."""
+_LATELY: Final = 1000
+"""Requests after which a recipient that has not come again makes room for another."""
 
 # A table entry is two integers: an object header each (32 bytes), the allocator's
 # own (16) and a list slot (8), besides the limbs.
@@ -205,7 +210,37 @@ class _TableCache:
         self._tables: OrderedDict[tuple[mpz, mpz, int, int], FixedBaseTable] = (
             OrderedDict()
         )
+        self._requests = 0
+        self._used: dict[tuple[mpz, mpz, int, int], int] = {}
         self.renew_lock()
+
+    def tables(
+        self, bases: Sequence[mpz], params: Parameters, window: int
+    ) -> list[FixedBaseTable]:
+        """Return a table for each base, all of one window; see `recipient_tables`."""
+        keys = [(base, params.n, params.exponent_bits, window) for base in bases]
+        size = _memory_bytes(params.n, params.exponent_bits, window)
+        with self._lock:
+            self._requests += 1
+            missing = [key for key in keys if key not in self._tables]
+            if not self._make_room(len(missing) * size):
+                window = _ONE_USE_WINDOW
+                return [
+                    FixedBaseTable(base, params.n, params.exponent_bits, window)
+                    for base in bases
+                ]
+            self._used |= dict.fromkeys(keys, self._requests)
+        return [self.table(base, params, window) for base in bases]
+
+    def _make_room(self, size: int) -> bool:
+        """Drop tables that nobody has asked for of late; return whether `size` fits."""
+        while self._tables and self._bytes + size > self._most_bytes:
+            oldest = next(iter(self._tables))
+            if self._used.get(oldest, 0) + _LATELY > self._requests:
+                return False
+            self._bytes -= self._tables.pop(oldest).memory_bytes
+            self._used.pop(oldest, None)
+        return True
 
     def renew_lock(self) -> None:
         """Replace the lock: in a forked child, its holder may not exist."""
@@ -224,7 +259,8 @@ class _TableCache:
             self._tables[key] = table
             self._bytes += table.memory_bytes
             while self._bytes > self._most_bytes and len(self._tables) > 1:
-                _, oldest = self._tables.popitem(last=False)
+                key, oldest = self._tables.popitem(last=False)
+                self._used.pop(key, None)
                 self._bytes -= oldest.memory_bytes
             return table
 
@@ -262,6 +298,24 @@ def recipient_table(
         window: Digit width in bits.
     """
     return _recipients.table(base, params, window)
+
+
+def recipient_tables(
+    bases: Sequence[mpz], params: Parameters, window: int = RECIPIENT_WINDOW
+) -> list[FixedBaseTable]:
+    """Return tables of one recipient's public keys, all of one window.
+
+    A crowd whose tables do not fit would push each other's out before they are used a
+    second time, and filling a wide table costs ten times what it saves once. So who
+    comes when there is no room gets narrow tables, for this one use; room is made by
+    those that have not come for long.
+
+    Args:
+        bases: Checked group elements.
+        params: Fixes the group and the exponents' width.
+        window: Digit width in bits of tables that are kept.
+    """
+    return _recipients.tables(bases, params, window)
 
 
 def table_bytes(params: Parameters, window: int) -> int:

@@ -31,7 +31,7 @@ from gmpy2 import mpz
 
 from hre_torch.crypto.encryption import Ciphertext
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY, Entropy
-from hre_torch.crypto.fixed_base import recipient_table, shared_table
+from hre_torch.crypto.fixed_base import recipient_tables, shared_table
 from hre_torch.crypto.lane_keys import Exponents, of_lanes
 from hre_torch.crypto.modulus import Parameters
 from hre_torch.crypto.variable_base import powers_of_one_base
@@ -114,7 +114,7 @@ def share(
         CryptoError: more lanes than keys.
     """
     keys = of_lanes(recipient, len(factors), params)
-    tables = [recipient_table(key, params) for key in keys]
+    tables = recipient_tables(keys, params)
     rho = entropy.exponent(params.exponent_bits)
     positions = tables[0].positions(rho)
     return Share(

@@ -160,3 +160,30 @@ def test_a_child_forked_while_a_table_is_built_can_still_build_its_own():
     ):
         found = pool.apply_async(power_in_child, (99,)).get(timeout=30)
     assert found == gmpy2.powmod(PARAMS.g, 99, PARAMS.n_squared)
+
+
+def test_a_crowd_whose_tables_do_not_fit_gets_narrow_ones_and_the_same_powers():
+    cache = fixed_base._TableCache(3 * table_bytes(PARAMS, 6))
+    bases = [gmpy2.powmod(PARAMS.g, k, PARAMS.n_squared) for k in range(2, 6)]
+    pairs = [bases[:2], bases[2:4]]
+    first, second = (cache.tables(pair, PARAMS, 6) for pair in pairs[:2])
+    assert first[0].power(5) == gmpy2.powmod(bases[0], 5, PARAMS.n_squared)
+    assert cache.tables(pairs[0], PARAMS, 6)[0] is first[0]
+    assert second[1].power(77) == gmpy2.powmod(bases[3], 77, PARAMS.n_squared)
+    # The second pair had no room, and took nobody else's.
+    assert cache.tables(pairs[1], PARAMS, 6)[0] is not second[0]
+    assert second[0].memory_bytes < first[0].memory_bytes
+
+
+def test_who_has_not_come_for_long_makes_room(monkeypatch):
+    monkeypatch.setattr(fixed_base, "_LATELY", 3)
+    cache = fixed_base._TableCache(3 * table_bytes(PARAMS, 6))
+    old, new = (
+        [gmpy2.powmod(PARAMS.g, k, PARAMS.n_squared) for k in pair]
+        for pair in ((2, 3), (4, 5))
+    )
+    kept = cache.tables(old, PARAMS, 6)
+    for _ in range(4):
+        latest = cache.tables(new, PARAMS, 6)
+    assert latest[0].memory_bytes == kept[0].memory_bytes
+    assert cache.tables(new, PARAMS, 6)[0] is latest[0]
