@@ -93,6 +93,8 @@ def measure_pushes(
             store = Path(stack.enter_context(TemporaryDirectory(dir=home)))
             servers = stack.enter_context(serving(world, store))
             places[place] = [servers.join(name) for name in world.task.roster.names]
+            for session in places[place]:
+                stack.callback(session.close)
         seconds: dict[str, list[float]] = {place: [] for place in places}
         for number in range(rounds + 1):
             for place, sessions in places.items():
