@@ -12,10 +12,9 @@ from typing import Any, Final, TypeVar
 import httpx
 
 from hre_torch.aggregators.addresses import client_options
-from hre_torch.errors import AggregatorError, ProtocolError
-from hre_torch.protocol.answers import read_answer
+from hre_torch.aggregators.replies import Gathered, LostError, authentic
+from hre_torch.errors import AggregatorError
 from hre_torch.protocol.envelope import Envelope, Header
-from hre_torch.protocol.framing import MAX_HEADER_BYTES
 from hre_torch.protocol.task import Task
 
 __all__ = ["Answer", "Exchange", "RetryPolicy"]
@@ -23,7 +22,6 @@ __all__ = ["Answer", "Exchange", "RetryPolicy"]
 H = TypeVar("H", bound=Header)
 T = TypeVar("T")
 
-_SLACK: Final = 4096
 _HOPELESS: Final = frozenset({404, 405, 411, 413})
 """HTTP answers that no repetition will change."""
 
@@ -122,20 +120,17 @@ class Exchange:
             if not answer:
                 if may_be_empty:
                     return None
-                raise _LostError("an empty answer")
-            try:
-                envelope = read_answer(
-                    answer,
-                    octets,
-                    kind,
-                    key=self._task.roster.data_service.signing_key,
-                    cfg=self._task.cfg,
-                    max_bytes=self._max_bytes,
-                )
-            except ProtocolError as error:
-                raise _LostError(str(error)) from error
+                raise LostError("an empty answer")
+            envelope = authentic(
+                answer,
+                octets,
+                kind,
+                key=self._task.roster.data_service.signing_key,
+                cfg=self._task.cfg,
+                max_bytes=self._max_bytes,
+            )
             if isinstance(envelope.header, kind) and not fits(envelope.header):
-                raise _LostError("an answer to another message")
+                raise LostError("an answer to another message")
             return Answer(answer, envelope)
 
         return self._persist(route, attempt)
@@ -159,29 +154,24 @@ class Exchange:
         return self._send(self._client.build_request("POST", route, content=octets))
 
     def _send(self, request: httpx.Request) -> bytes:
-        limit = MAX_HEADER_BYTES + self._max_bytes + _SLACK
-        answer = bytearray()
         response = self._client.send(request, stream=True)
         try:
-            for chunk in response.iter_raw():
-                answer += chunk
-                if len(answer) > limit:
-                    raise _LostError(f"an answer of more than {limit} octets")
+            answer = Gathered(self._max_bytes).extend(response.iter_raw()).octets()
         finally:
             response.close()
         if response.headers.get("content-type", "").startswith("text/plain"):
-            said = f"HTTP {response.status_code}: {bytes(answer[:200])!r}"
-            raise _LostError(said, hopeless=response.status_code in _HOPELESS)
-        return bytes(answer)
+            said = f"HTTP {response.status_code}: {answer[:200]!r}"
+            raise LostError(said, hopeless=response.status_code in _HOPELESS)
+        return answer
 
     def _persist(self, route: str, attempt: Callable[[], T]) -> T:
         pauses = self._policy.pauses()
         while True:
             try:
                 return attempt()
-            except (httpx.HTTPError, _LostError) as error:
+            except (httpx.HTTPError, LostError) as error:
                 pause = next(pauses, None)
-                hopeless = isinstance(error, _LostError) and error.hopeless
+                hopeless = isinstance(error, LostError) and error.hopeless
                 if pause is None or hopeless:
                     raise AggregatorError(
                         f"the DSP at {self._url} gives no answer on {route} (the last "
@@ -190,11 +180,3 @@ class Exchange:
                         "network, nothing is lost"
                     ) from error
                 time.sleep(pause)
-
-
-class _LostError(Exception):
-    """What came back is no answer."""
-
-    def __init__(self, reason: str, *, hopeless: bool = False) -> None:
-        super().__init__(reason)
-        self.hopeless = hopeless

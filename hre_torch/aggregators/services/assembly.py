@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, TypeVar
 
 from hre_torch.aggregators.services.dsp import DataServiceService
 from hre_torch.aggregators.services.errands import Errands
@@ -18,6 +20,8 @@ from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
 
 __all__ = ["data_service", "key_transform"]
+
+Role = TypeVar("Role", DataServiceProvider, KeyTransformServer)
 
 
 def data_service(
@@ -42,21 +46,8 @@ def data_service(
         published: the signed roster file, for whoever asks.
     """
     metrics = Metrics()
-    store: Durable = InMemory()
-    if folder is not None:
-        store = Store.open(folder, task, DATA_SERVICE, observe=metrics)
-
-    def open_role() -> DataServiceProvider:
-        return DataServiceProvider(
-            task,
-            secret,
-            workers or Workers(),
-            observe=metrics,
-            state=store.load(),
-            journal=store.journal,
-            keep=_kept(task),
-        )
-
+    store = _store(folder, task, DATA_SERVICE, metrics)
+    open_role = _opener(DataServiceProvider, task, secret, store, metrics, workers)
     max_bytes = SUITES.get(task.config.suite).max_message_bytes(task)
     errands = Errands(
         task, kts_url, max_bytes=max_bytes, metrics=metrics, ca_file=kts_ca
@@ -75,12 +66,31 @@ def key_transform(
 ) -> KeyTransformService:
     """Return a KTS that keeps its state in `folder`, or nowhere."""
     metrics = Metrics()
-    store: Durable = InMemory()
-    if folder is not None:
-        store = Store.open(folder, task, KEY_TRANSFORM, observe=metrics)
+    store = _store(folder, task, KEY_TRANSFORM, metrics)
+    open_role = _opener(KeyTransformServer, task, secret, store, metrics, workers)
+    return KeyTransformService(task, secret, open_role, store, metrics)
 
-    def open_role() -> KeyTransformServer:
-        return KeyTransformServer(
+
+def _store(
+    folder: Path | None, task: Task, role: Literal["dsp", "kts"], metrics: Metrics
+) -> Durable:
+    if folder is None:
+        return InMemory()
+    return Store.open(folder, task, role, observe=metrics)
+
+
+def _opener(
+    made: Callable[..., Role],
+    task: Task,
+    secret: Secret,
+    store: Durable,
+    metrics: Metrics,
+    workers: Workers | None,
+) -> Callable[[], Role]:
+    """Return what makes a role from what its store holds, again after a failure."""
+
+    def open_role() -> Role:
+        return made(
             task,
             secret,
             workers or Workers(),
@@ -90,7 +100,7 @@ def key_transform(
             keep=_kept(task),
         )
 
-    return KeyTransformService(task, secret, open_role, store, metrics)
+    return open_role
 
 
 def _kept(task: Task) -> int:

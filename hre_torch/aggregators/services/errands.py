@@ -9,18 +9,16 @@ from typing import Final, TypeVar
 import httpx
 
 from hre_torch.aggregators.addresses import client_options
+from hre_torch.aggregators.replies import Gathered, LostError, authentic
 from hre_torch.aggregators.services.metrics import Metrics
-from hre_torch.errors import AggregatorError, ProtocolError
-from hre_torch.protocol.answers import read_answer
+from hre_torch.errors import AggregatorError
 from hre_torch.protocol.envelope import Envelope, Header, Refusal
-from hre_torch.protocol.framing import MAX_HEADER_BYTES
 from hre_torch.protocol.task import Task
 
 __all__ = ["Errands", "UnreachableError"]
 
 _PAUSES: Final = (0.1, 0.5, 2.0)
 """Seconds between attempts; afterwards the caretaker goes on, without a client."""
-_SLACK: Final = 4096
 
 H = TypeVar("H", bound=Header)
 
@@ -70,7 +68,7 @@ class Errands:
         for pause in (*_PAUSES, None):
             try:
                 return await self._attempt(route, message, kind)
-            except (httpx.HTTPError, _LostError) as error:
+            except (httpx.HTTPError, LostError) as error:
                 if pause is None:
                     raise UnreachableError(
                         f"the key transform server does not answer on {route} "
@@ -88,33 +86,24 @@ class Errands:
         self._metrics.octets.labels("kts", "out").inc(len(message))
         answer = await self._post(route, message)
         self._metrics.octets.labels("kts", "in").inc(len(answer))
-        try:
-            envelope = read_answer(
-                answer,
-                message,
-                kind,
-                key=self._task.roster.key_transform.signing_key,
-                cfg=self._task.cfg,
-                max_bytes=self._max_bytes,
-            )
-        except ProtocolError as error:
-            raise _LostError(str(error)) from error
+        envelope = authentic(
+            answer,
+            message,
+            kind,
+            key=self._task.roster.key_transform.signing_key,
+            cfg=self._task.cfg,
+            max_bytes=self._max_bytes,
+        )
         if isinstance(envelope.header, Refusal):
             raise envelope.header.exception()
-        return envelope  # type: ignore[return-value]
+        return envelope
 
     async def _post(self, route: str, message: bytes) -> bytes:
-        limit = MAX_HEADER_BYTES + self._max_bytes + _SLACK
-        answer = bytearray()
+        gathered = Gathered(self._max_bytes)
         async with self._client.stream("POST", route, content=message) as response:
             async for chunk in response.aiter_raw():
-                answer += chunk
-                if len(answer) > limit:
-                    raise _LostError(f"an answer of more than {limit} octets")
+                gathered.add(chunk)
+        answer = gathered.octets()
         if not answer:
-            raise _LostError(f"HTTP {response.status_code} without an answer")
-        return bytes(answer)
-
-
-class _LostError(Exception):
-    """What came back is no answer."""
+            raise LostError(f"HTTP {response.status_code} without an answer")
+        return answer
