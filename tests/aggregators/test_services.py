@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime
 import io
@@ -316,6 +317,30 @@ def test_an_upload_that_met_a_dead_kts_is_forwarded_when_both_are_back(
         assert session.pending == 1
         assert len(service._role._ledger.unreleased()) == 1
         session.close()
+
+
+def test_what_comes_while_a_release_is_signed_is_released_without_another_upload(
+    serve_http,
+):
+    deployment = serve_http("plain")
+    errands = deployment.dsp._errands
+    ask = errands.ask
+
+    async def slowly(route, message, kind):
+        if route == "/v1/orders":
+            await asyncio.sleep(0.3)
+        return await ask(route, message, kind)
+
+    errands.ask = slowly
+    sessions = deployment.join_all()
+    for _ in range(2):
+        for session in sessions:
+            session.push(same(1))
+    deadline, count = time.monotonic() + 20, 0
+    while count < 6:
+        assert time.monotonic() < deadline
+        count += sum(release.count for release in sessions[0].pull())
+    assert sessions[0].version == 2
 
 
 @pytest.mark.servers

@@ -1,4 +1,4 @@
-"""One participant's training on its own machine: killed, resumed, under a new roster."""
+"""A participant that is killed goes on; a new roster goes on from the last weights."""
 
 from __future__ import annotations
 
@@ -167,9 +167,9 @@ def test_a_new_roster_evicts_one_rotates_a_key_and_goes_on_from_the_last_weights
         keys=old.folder,
     )
     assert (read_weights(new.initial) == last).all()
+    # The old roster, and whatever is sealed under it, is worth nothing here.
+    old.ports = new.ports
     with pytest.raises(WrongTaskError):
-        # The old roster, and whatever is sealed under it, is worth nothing here.
-        old.ports = new.ports
         old.connect("p1", initial=old.initial)
     (new.folder / "new.key").write_bytes((new.folder / "p2.key").read_bytes())
     zeros = np.zeros(last.size, dtype=np.int32)
