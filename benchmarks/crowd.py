@@ -22,6 +22,8 @@ __all__ = ["Crowd", "measure_crowd"]
 _CLIENT_PROCESSES: Final = 2
 _POLL_SECONDS: Final = 0.05
 _SAMPLE_SECONDS: Final = 0.5
+_FEWEST_VERSIONS: Final = 8
+"""Readings of fewer releases tell nothing of growth."""
 _ROLES: Final = ("dsp", "kts")
 
 
@@ -51,15 +53,15 @@ class Crowd:
     waited: int = 0
     memory: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
-    def slope(self, role: str) -> float:
-        """Return the growth of a server in MiB per 100 releases, start-up left out.
+    def slope(self, role: str) -> float | None:
+        """Return the growth of a server in MiB per 100 releases; None if too short.
 
         Tables for every recipient and what waits for stragglers fill up in the
         beginning, so a line is fitted to the second half alone.
         """
         late = [pair for pair in self.memory[role] if pair[0] > self.releases / 2]
-        if len({version for version, _ in late}) < 2:
-            return float("nan")
+        if len({version for version, _ in late}) < _FEWEST_VERSIONS:
+            return None
         versions, resident = np.array(late).T
         return float(100 * np.polyfit(versions, resident, 1)[0])
 

@@ -148,7 +148,10 @@ def _crowd_lines(crowds: Sequence[Crowd]) -> list[str]:
         f"|---|{'---:|' * len(crowds)}",
     ]
     for label, key, style in rows:
-        cells = " | ".join(format(record[key], style) for record in records)
+        cells = " | ".join(
+            "run too short" if record[key] is None else format(record[key], style)
+            for record in records
+        )
         lines.append(f"| {label} | {cells} |")
     return lines
 
