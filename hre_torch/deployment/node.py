@@ -12,25 +12,16 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-import msgspec
-
-from hre_torch.crypto.private_files import (
-    create_private,
-    read_passphrase,
-    read_private,
-)
+from hre_torch.crypto.private_files import read_passphrase
 from hre_torch.deployment.connection import connect
+from hre_torch.deployment.memory import Memory
 from hre_torch.deployment.roster_file import read_roster
 from hre_torch.errors import AggregatorError, ConfigurationError, KeyFileError
 from hre_torch.protocol.session import Session
-from hre_torch.protocol.session_state import SessionState
 from hre_torch.recipes import Recipe, load_recipe
 
 __all__ = ["NodeFiles", "open_session"]
-
-_MOST_STATE_BYTES: Final = 1 << 33
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +35,8 @@ class NodeFiles:
         passphrase: file whose first line opens the key file.
         recipe: what is trained.
         initial: the weights that the task starts from; needed only at the start.
-        state: where a session that ends leaves what the next one goes on from.
+        state: where it remembers how far it is, to go on from after a kill or, where
+            training is made in parts, with the next one.
         out: where the released weights go in the end.
         ca: PEM certificates to trust, for https.
     """
@@ -106,25 +98,31 @@ class NodeFiles:
         fixed = [f"suite={file.suite}", f"participants={len(file.participants)}"]
         return load_recipe(self.recipe, [*fixed, *overrides.split()])
 
+    def memory(self) -> Memory | None:
+        """Return what the participant remembers, if it has a file for it."""
+        return None if self.state is None else Memory(self.state)
+
 
 @contextlib.contextmanager
 def open_session(
-    files: NodeFiles, *, background: bool = True, workers: int = 1
+    files: NodeFiles,
+    memory: Memory | None = None,
+    *,
+    background: bool = True,
+    workers: int = 1,
 ) -> Iterator[Session]:
-    """Open the participant's session; close it, and keep its state, in the end.
-
-    The state file is taken away while the session is open. A session that is killed
-    thus leaves none, and the next one asks the servers where it stands: going on from
-    an old state would use a sequence number twice, which is equivocation.
+    """Open the participant's session; close it in the end.
 
     Args:
         files: the participant's.
+        memory: what it remembers, `files.memory()`; it goes on from there.
         background: send and fetch while training goes on; see `connect`.
         workers: processes for the cryptography.
 
     Raises:
         AggregatorError: another session with this key is open on this machine, or the
             DSP cannot be reached.
+        RunDirectoryError: the memory is damaged.
         HREError: whatever `connect` raises.
     """
     with _alone(files.key):
@@ -134,44 +132,15 @@ def open_session(
             roster=files.roster,
             passphrase=read_passphrase(files.passphrase),
             initial=files.initial,
-            state=_take_state(files),
+            state=None if memory is None else memory.session(),
             ca_file=files.ca,
             background=background,
             workers=workers,
         )
         try:
             yield session
-            if files.state is not None:
-                saved = _Saved(session.task.cfg, session.state())
-                create_private(files.state, msgspec.msgpack.encode(saved))
         finally:
             session.close()
-
-
-class _Saved(msgspec.Struct, frozen=True, array_like=True):
-    """A session's state, and the task that it belongs to."""
-
-    cfg: bytes
-    state: SessionState
-
-
-def _take_state(files: NodeFiles) -> SessionState | None:
-    """Return what the last session of this task left, and remove it."""
-    if files.state is None or not files.state.exists():
-        return None
-    data = read_private(files.state, _MOST_STATE_BYTES)
-    files.state.unlink()
-    try:
-        saved = msgspec.msgpack.decode(data, type=_Saved)
-    except msgspec.DecodeError as error:
-        raise KeyFileError(
-            f"{files.state} was no session's state ({error}) and is removed; start "
-            "again, and the servers say where this participant stands"
-        ) from error
-    file = read_roster(files.roster)
-    if file.task is None or saved.cfg != file.task.digest():
-        return None
-    return saved.state
 
 
 @contextlib.contextmanager

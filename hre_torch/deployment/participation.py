@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -146,9 +147,9 @@ def train_participant(
         report: told of every epoch as a record.
         own_data: train on all of the local data; by default on the share that the
             recipe's seed gives this participant of data that everybody has.
-        part: which part of the local steps, from 0. Weights and pending updates live in
-            the session; momentum and what the quantiser left over start anew.
-        parts: how many parts of equal length there are.
+        part: which part of the local steps, from 0.
+        parts: how many parts of equal length there are. Without a memory, momentum and
+            what the quantiser left over start anew with every part.
         memory: where to remember how far it has come, and to go on from.
 
     Raises:
@@ -184,13 +185,13 @@ def train_participant(
         state=None if past is None else past.learner,
     )
 
-    def remembered() -> Remembered:
-        """Return where this participant stands after the step just made."""
+    def remembered(step: int) -> Remembered:
+        """Return where this participant stands before a local step."""
         return Remembered(
             cfg=session.task.cfg,
             name=session.name,
             recipe=digest,
-            step=number + 1,
+            step=step,
             session=session.state(),
             learner=learner.state(),
             random_state=torch.get_rng_state(),
@@ -205,7 +206,7 @@ def train_participant(
     for number in range(first, end):
         learner.step(number)
         if memory is not None:
-            memory.keep_if_due(remembered, session)
+            memory.keep_if_due(partial(remembered, number + 1), session)
         if (number + 1) % len(batches) == 0 or number + 1 == end:
             report(
                 {
@@ -223,8 +224,10 @@ def train_participant(
             )
     learner.flush()
     _catch_up(session)
-    if memory is not None:
+    if memory is not None and part + 1 == parts:
         memory.forget()
+    elif memory is not None:
+        memory.keep(remembered(max(first, end)))
     score = evaluate(released_model(learner.model, session, recipe.buffers), data.test)
     return Participation(score.accuracy, session.version, session.released())
 

@@ -57,7 +57,7 @@ def steps(monkeypatch):
     return taken
 
 
-def train(site, recipe, name, memory=None):
+def train(site, recipe, name, memory=None, **part):
     """Train one participant to its end, as `hre-torch participate` does."""
     known = None if memory is None else memory.session()
     session = site.connect(
@@ -66,7 +66,9 @@ def train(site, recipe, name, memory=None):
         state=known,
         background=True,
     )
-    done = train_participant(recipe, session, lambda record: None, memory=memory)
+    done = train_participant(
+        recipe, session, lambda record: None, memory=memory, **part
+    )
     session.close()
     return done
 
@@ -129,6 +131,19 @@ def test_a_killed_participant_goes_on_and_trains_no_batch_twice(
     assert not memory.path.exists()
     assert set(others.done) == {"p1", "p2"}
     assert done.version > 0
+
+
+def test_what_is_remembered_carries_a_training_from_part_to_part(
+    make_hosted_site, recipe, steps, tmp_path
+):
+    site = make_hosted_site("hybrid", THREE, propose=proposing(recipe))
+    path = tmp_path / "p0.state"
+    with InTheBackground(site, recipe, THREE[1:]):
+        for part in range(3):
+            train(site, recipe, "p0", Memory(path), part=part, parts=3)
+            assert path.exists() == (part < 2)
+    assert steps == list(range(len(steps)))
+    assert len(steps) > 5
 
 
 def test_what_another_training_remembers_is_refused(

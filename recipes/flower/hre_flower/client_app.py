@@ -29,8 +29,16 @@ def session(message: Message, context: Context) -> Message:
     files = NodeFiles.of(context.node_config, context.run_config)
     recipe = files.load_recipe(str(context.run_config["overrides"]))
     background = bool(context.run_config["background"])
-    with open_session(files, background=background) as session:
-        done = train_participant(recipe, session, show, part=turn.number, parts=turn.of)
+    memory = files.memory()
+    with open_session(files, memory, background=background) as session:
+        done = train_participant(
+            recipe,
+            session,
+            show,
+            part=turn.number,
+            parts=turn.of,
+            memory=memory,
+        )
         statistics = session.statistics
     if files.out is not None:
         write_weights(files.out, done.weights)
