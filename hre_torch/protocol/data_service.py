@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 from hre_torch.errors import MessageError, ReleaseError
-from hre_torch.observer import Observer, silent
 from hre_torch.protocol.ciphers import Body
 from hre_torch.protocol.downloads import DownloadServer
 from hre_torch.protocol.entries import Entry, Proposal
 from hre_torch.protocol.envelope import Envelope, seal
-from hre_torch.protocol.journal import Journal
 from hre_torch.protocol.messages import (
     Ack,
     Deposit,
@@ -21,6 +19,7 @@ from hre_torch.protocol.messages import (
     Upload,
 )
 from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.server import ServerOptions
 from hre_torch.protocol.states import DataServiceState
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
@@ -52,11 +51,8 @@ class DataServiceProvider(DownloadServer):
         task: the task.
         secret: the DSP's keys.
         workers: where block-wise arithmetic runs.
-        observe: told of the phases `add` and `first_phase`.
         state: where an earlier DSP of the same task stopped.
-        journal: told of every change of the state.
-        keep: how many of the newest releases can still be fetched by whoever has not;
-            None keeps all until everybody has them.
+        options: see `ServerOptions`: phases `check`, `add` and `first_phase`.
     """
 
     def __init__(
@@ -65,20 +61,10 @@ class DataServiceProvider(DownloadServer):
         secret: Secret,
         workers: Workers,
         *,
-        observe: Observer = silent,
         state: DataServiceState | None = None,
-        journal: Journal | None = None,
-        keep: int | None = None,
+        **options: Unpack[ServerOptions],
     ) -> None:
-        super().__init__(
-            task,
-            secret,
-            workers,
-            observe=observe,
-            state=state,
-            journal=journal,
-            keep=keep,
-        )
+        super().__init__(task, secret, workers, state=state, **options)
         suite = self._suite
         self._sizes = (suite.proof_size(task), *suite.upload_sizes(task))
         self._summed: tuple[list[bytes], Any] | None = None

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 from hre_torch.errors import SnapshotNeededError, TransformError
-from hre_torch.observer import Observer, silent
 from hre_torch.protocol.ciphers import DataServiceCipher
 from hre_torch.protocol.envelope import Envelope, seal
 from hre_torch.protocol.framing import MAX_HEADER_BYTES
-from hre_torch.protocol.journal import Journal
 from hre_torch.protocol.messages import Download, TransformReply, TransformRequest
 from hre_torch.protocol.roster import Secret
-from hre_torch.protocol.server import Server
+from hre_torch.protocol.server import Server, ServerOptions
 from hre_torch.protocol.states import DataServiceState
-from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
 
@@ -39,11 +36,8 @@ class DownloadServer(Server[DataServiceCipher[Any]]):
         task: the task.
         secret: the DSP's keys.
         workers: where block-wise arithmetic runs.
-        observe: told of the phases `add` and `first_phase`.
         state: where an earlier DSP of the same task stopped.
-        journal: told of every change of the state.
-        keep: how many of the newest releases can still be fetched by whoever has not;
-            None keeps all until everybody has them.
+        options: see `ServerOptions`.
     """
 
     def __init__(
@@ -52,24 +46,14 @@ class DownloadServer(Server[DataServiceCipher[Any]]):
         secret: Secret,
         workers: Workers,
         *,
-        observe: Observer = silent,
         state: DataServiceState | None = None,
-        journal: Journal | None = None,
-        keep: int | None = None,
+        **options: Unpack[ServerOptions],
     ) -> None:
-        suite = SUITES.get(task.config.suite)
-        suite.check(task)
-        super().__init__(
-            task,
-            secret,
-            suite,
-            suite.data_service(task, secret, workers),
-            observe=observe,
-            state=state,
-            journal=journal,
-            keep=keep,
-        )
+        super().__init__(task, secret, workers, state=state, **options)
         self._transforms: dict[str, _Begun] = {}
+
+    def _half_of_suite(self, workers: Workers) -> DataServiceCipher[Any]:
+        return self._suite.data_service(self.task, self._secret, workers)
 
     def next_range(
         self,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from hre_torch.errors import MessageError, SnapshotNeededError, TransformError
-from hre_torch.observer import Observer, silent
 from hre_torch.protocol.ciphers import Body, KeyTransformCipher
 from hre_torch.protocol.entries import Entry
 from hre_torch.protocol.envelope import Envelope, parse_header, seal
-from hre_torch.protocol.journal import Journal
 from hre_torch.protocol.messages import (
     Deposit,
     Receipt,
@@ -20,9 +18,8 @@ from hre_torch.protocol.messages import (
     Upload,
 )
 from hre_torch.protocol.roster import Secret
-from hre_torch.protocol.server import Server
+from hre_torch.protocol.server import Server, ServerOptions
 from hre_torch.protocol.states import KeyTransformState
-from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
 
@@ -36,11 +33,8 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
         task: the task.
         secret: the KTS's keys.
         workers: where block-wise arithmetic runs.
-        observe: told of the phase `second_phase`.
         state: where an earlier KTS of the same task stopped.
-        journal: told of every change of the state.
-        keep: how many of the newest releases can still be fetched by whoever has not;
-            None keeps all until everybody has them.
+        options: see `ServerOptions`: phases `log` and `second_phase`.
     """
 
     def __init__(
@@ -49,27 +43,17 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
         secret: Secret,
         workers: Workers,
         *,
-        observe: Observer = silent,
         state: KeyTransformState | None = None,
-        journal: Journal | None = None,
-        keep: int | None = None,
+        **options: Unpack[ServerOptions],
     ) -> None:
-        suite = SUITES.get(task.config.suite)
-        suite.check(task)
-        super().__init__(
-            task,
-            secret,
-            suite,
-            suite.key_transform(task, secret, workers),
-            observe=observe,
-            state=state,
-            journal=journal,
-            keep=keep,
-        )
-        self._sizes = suite.upload_sizes(task)
+        super().__init__(task, secret, workers, state=state, **options)
+        self._sizes = self._suite.upload_sizes(task)
         self._newest: Envelope[Release] | None = None
         if state is not None and state.newest_release is not None:
             self._newest = self._release(state.newest_release)
+
+    def _half_of_suite(self, workers: Workers) -> KeyTransformCipher[Any]:
+        return self._suite.key_transform(self.task, self._secret, workers)
 
     def deposit(self, deposit: Envelope[Deposit]) -> Envelope[Receipt]:
         """Log an upload; the identical deposit again is no mistake.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from abc import ABC, abstractmethod
+from typing import Any, Generic, TypedDict, TypeVar, Unpack
 
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.ciphers import DataServiceCipher, KeyTransformCipher
@@ -14,52 +15,71 @@ from hre_torch.protocol.messages import Release, Upload
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.shelf import Shelf
 from hre_torch.protocol.states import ServerState
-from hre_torch.protocol.suite import Suite
+from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task
+from hre_torch.protocol.workers import Workers
 
-__all__ = ["Server"]
+__all__ = ["Server", "ServerOptions"]
 
 Cipher = TypeVar("Cipher", DataServiceCipher[Any], KeyTransformCipher[Any])
 
 
-class Server(Generic[Cipher]):
+class ServerOptions(TypedDict, total=False):
+    """What a server is told besides task and keys.
+
+    Attributes:
+        observe: told of the phases of its arithmetic.
+        journal: told of every change of its state.
+        keep: how many of the newest releases can still be fetched by whoever has not;
+            without it all are kept until everybody has them.
+    """
+
+    observe: Observer
+    journal: Journal
+    keep: int
+
+
+class Server(ABC, Generic[Cipher]):
     """A server of one task; every change of its state is told to a journal.
 
     Args:
         task: the task.
         secret: this server's keys.
-        suite: the task's suite, which has checked the task.
-        cipher: this server's half of the suite.
-        observe: told of the phases of its arithmetic.
+        workers: where block-wise arithmetic runs.
         state: where an earlier server of the same task stopped.
-        journal: told of every change of the state.
-        keep: how many of the newest releases can still be fetched by whoever has not;
-            None keeps all until everybody has them.
+        options: see `ServerOptions`.
+
+    Raises:
+        TaskError: the suite cannot serve the task.
     """
 
     def __init__(
         self,
         task: Task,
         secret: Secret,
-        suite: Suite,
-        cipher: Cipher,
+        workers: Workers,
         *,
-        observe: Observer = silent,
         state: ServerState | None = None,
-        journal: Journal | None = None,
-        keep: int | None = None,
+        **options: Unpack[ServerOptions],
     ) -> None:
         self.task = task
         self._secret = secret
-        self._suite = suite
-        self._cipher: Cipher = cipher
-        self._observe = observe
-        self._journal = journal or Journal()
+        self._suite = SUITES.get(task.config.suite)
+        self._suite.check(task)
+        self._cipher: Cipher = self._half_of_suite(workers)
+        self._observe = options.get("observe", silent)
+        self._journal = options.get("journal") or Journal()
         self._ledger = Ledger(
             task.config, task.roster.names, state.ledger if state else None
         )
-        self._shelf = Shelf(task.roster.names, cipher, self._journal, state, keep)
+        self._shelf = Shelf(
+            task.roster.names, self._cipher, self._journal, state, options.get("keep")
+        )
         self._evidence = EvidenceBox(self._journal, state.evidence if state else ())
+
+    @abstractmethod
+    def _half_of_suite(self, workers: Workers) -> Cipher:
+        """Return this server's half of the task's suite."""
 
     @property
     def version(self) -> int:
