@@ -12,104 +12,23 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
 from hre_torch.errors import HREWarning, LayoutError, UnsupportedError
 from hre_torch.federation import Federation
 from hre_torch.lightning_callback import HRECallback
-from hre_torch.optim import FlatView, HREOptimizer
+from hre_torch.optim import HREOptimizer
+from tests.lightning_callback.modules import (
+    REMARKS,
+    Classifier,
+    bits,
+    lone,
+    one_cycle,
+    step_lr,
+    trainer,
+    warmup,
+)
 
-# Lightning remarks on tiny data sets and idle loggers, which is all true here, and uses
-# a class that torch is about to rename.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
-]
-
-
-class Classifier(pl.LightningModule):
-    """A module as other people write them."""
-
-    def __init__(self, optimizer="sgd", scheduler=None):
-        super().__init__()
-        torch.manual_seed(3)
-        self.net = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 2))
-        with torch.no_grad():
-            # On the grid of 2^-16, so that the task starts from exactly these weights.
-            for parameter in self.parameters():
-                parameter.copy_(torch.round(parameter * 2**16) / 2**16)
-        self.kind, self.scheduler = optimizer, scheduler
-        self.losses, self.rates = [], []
-
-    def training_step(self, batch, batch_idx):
-        inputs, labels = batch
-        loss = nn.functional.cross_entropy(self.net(inputs), labels)
-        self.losses.append(loss.item())
-        self.rates.append(self.optimizers().param_groups[0]["lr"])
-        return loss
-
-    def configure_optimizers(self):
-        make = {
-            "sgd": lambda p: torch.optim.SGD(p, lr=0.2, momentum=0.9),
-            "adam": lambda p: torch.optim.Adam(p, lr=0.02),
-            "lbfgs": lambda p: torch.optim.LBFGS(p, max_iter=4),
-        }[self.kind]
-        optimizer = make(self.parameters())
-        if self.scheduler is None:
-            return optimizer
-        return [optimizer], [
-            {"scheduler": self.scheduler(optimizer), "interval": "step"}
-        ]
-
-
-@pytest.fixture
-def loader():
-    generator = torch.Generator().manual_seed(1)
-    inputs = torch.randn(48, 5, generator=generator)
-    return DataLoader(TensorDataset(inputs, (inputs.sum(1) > 0).long()), batch_size=8)
-
-
-def trainer(tmp_path, *callbacks, **options):
-    options = {
-        "max_epochs": 3,
-        "logger": False,
-        "accelerator": "cpu",
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    } | options
-    return pl.Trainer(default_root_dir=tmp_path, callbacks=list(callbacks), **options)
-
-
-def lone(module, **options):
-    return Federation.local(
-        module, participants=1, suite="plain", profile="toy-insecure", **options
-    ).join()
-
-
-def bits(module):
-    return FlatView.of(module).read().tobytes()
-
-
-def step_lr(optimizer):
-    return torch.optim.lr_scheduler.StepLR(optimizer, step_size=5, gamma=0.5)
-
-
-def one_cycle(optimizer):
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.5, total_steps=18)
-
-
-def warmup(optimizer):
-    schedulers = torch.optim.lr_scheduler
-    return schedulers.SequentialLR(
-        optimizer,
-        [
-            schedulers.LinearLR(optimizer, total_iters=3),
-            schedulers.ExponentialLR(optimizer, 0.9),
-        ],
-        milestones=[3],
-    )
+pytestmark = [pytest.mark.filterwarnings(remark) for remark in REMARKS]
 
 
 CONFIGURATIONS = {
@@ -231,38 +150,82 @@ def test_two_participants_learn_from_each_other(loader, tmp_path):
     assert modules[1].losses[-1] < modules[1].losses[0]
 
 
-def test_training_resumes_from_a_checkpoint(loader, tmp_path):
-    straight = Classifier("adam", step_lr)
-    trainer(tmp_path, HRECallback(lone(straight), push_every=4)).fit(straight, loader)
-
-    first = Classifier("adam", step_lr)
-    together = Federation.local(
-        first, participants=1, suite="plain", profile="toy-insecure"
-    )
-    halted = HRECallback(together.join(), push_every=4)
-    fitting = trainer(tmp_path, halted, max_epochs=2)
-    fitting.fit(first, loader)
-    fitting.save_checkpoint(tmp_path / "halted.ckpt")
-
-    second = Classifier("adam", step_lr)
-    resumed = HRECallback(Federation.resume(together.state()).join(), push_every=4)
-    trainer(tmp_path, resumed).fit(second, loader, ckpt_path=tmp_path / "halted.ckpt")
-    assert resumed.optimizer.progress.local_steps == 18
-    assert second.rates == straight.rates[12:]
-    assert bits(second) == bits(straight)
-
-
-def test_scalars_are_logged_where_there_is_a_logger(loader, tmp_path):
+def test_scalars_and_phases_are_logged_where_there_is_a_logger(loader, tmp_path):
     module = Classifier()
+    session = lone(module)
+    before = session.observe
     fitting = trainer(
         tmp_path,
-        HRECallback(lone(module)),
+        HRECallback(session),
         logger=CSVLogger(tmp_path),
         log_every_n_steps=1,
     )
     fitting.fit(module, loader)
-    assert fitting.callback_metrics["hre/version"] == 18.0
-    assert fitting.callback_metrics["hre/bytes_up"] > 0
+    logged = fitting.callback_metrics
+    assert logged["hre/version"] == 18.0
+    assert logged["hre/pending"] == logged["hre/staleness"] == 0.0
+    assert logged["hre/bytes_up"] > 0
+    assert logged["hre/bytes_down"] > 0
+    phases = {name for name in logged if name.startswith("hre/ms_")}
+    assert phases >= {f"hre/ms_{p}" for p in ("quantise", "encrypt", "fetch", "open")}
+    assert session.observe is before
+
+
+def test_the_progress_bar_shows_version_and_pending_uploads(loader, tmp_path):
+    module = Classifier()
+    fitting = trainer(tmp_path, HRECallback(lone(module)), enable_progress_bar=True)
+    fitting.fit(module, loader)
+    assert fitting.progress_bar_metrics == {"hre/version": 18.0, "hre/pending": 0.0}
+
+
+class Watching(Classifier):
+    """Notes which weights training and validation see."""
+
+    def __init__(self):
+        super().__init__("adam")
+        self.trained, self.validated = [], []
+
+    def on_train_batch_end(self, *_):
+        self.trained.append(bits(self))
+
+    def on_train_batch_start(self, *_):
+        if self.validated and len(self.trained) == 3:
+            assert bits(self) == self.trained[-1]
+
+    def validation_step(self, batch, batch_idx):
+        self.validated.append(bits(self))
+
+
+@pytest.mark.parametrize("choice", ["local", "released"])
+def test_validation_sees_the_weights_that_were_chosen(choice, loader, tmp_path):
+    module = Watching()
+    session = lone(module)
+    initial = bits(module)
+    callback = HRECallback(
+        session, push_every=1000, pull_every=1000, validate_on=choice
+    )
+    trainer(tmp_path, callback, max_epochs=1, val_check_interval=3).fit(
+        module, loader, loader
+    )
+    middle = module.validated[-12:-6]
+    assert set(middle) == {initial if choice == "released" else module.trained[2]}
+    assert len(set(module.trained)) == 6
+
+
+def test_a_session_may_be_made_when_the_fit_begins(loader, tmp_path):
+    module = Classifier()
+    callback = HRECallback(lone)
+    with pytest.raises(UnsupportedError, match=r"none before trainer\.fit"):
+        callback.session  # noqa: B018
+    trainer(tmp_path, callback).fit(module, loader)
+    assert callback.session.version == 18
+
+
+def test_settings_that_do_not_exist_are_refused_at_once():
+    with pytest.raises(UnsupportedError, match="validate_on is 'global'"):
+        HRECallback(lone, validate_on="global")
+    with pytest.raises(UnsupportedError, match="buffers is 'sum'"):
+        HRECallback(lone, buffers="sum")
 
 
 def test_a_module_may_flush_through_the_optimizer_that_lightning_hands_out(
@@ -283,12 +246,6 @@ def test_a_module_may_flush_through_the_optimizer_that_lightning_hands_out(
 # Refusals.
 
 
-class Manual(Classifier):
-    def __init__(self):
-        super().__init__()
-        self.automatic_optimization = False
-
-
 class Swapped(Classifier):
     """Swapped its optimizer itself, and has the callback as well."""
 
@@ -304,13 +261,11 @@ class Idle(Classifier):
 @pytest.mark.parametrize(
     ("module", "options", "says"),
     [
-        (Manual, {}, "manual optimization"),
         (Swapped, {}, "returns an HREOptimizer"),
         (Idle, {}, "0 optimizers"),
-        (Classifier, {"devices": 2, "strategy": "ddp_spawn"}, "several processes"),
-        (Classifier, {"strategy": "ddp"}, "DDPStrategy"),
+        (Classifier, {"devices": 2, "strategy": "ddp_spawn"}, "by spawning"),
     ],
-    ids=["manual", "swapped", "no optimizer", "several devices", "ddp"],
+    ids=["swapped", "no optimizer", "spawned processes"],
 )
 def test_what_is_not_supported_is_refused_by_name_before_the_first_step(
     module, options, says, loader, tmp_path
@@ -333,7 +288,7 @@ def test_several_optimizers_are_refused_before_the_first_step(loader, tmp_path):
     with pytest.raises(RuntimeError, match="multiple optimizers"):
         trainer(tmp_path, HRECallback(lone(made))).fit(made, loader)
     made.automatic_optimization = False
-    with pytest.raises(UnsupportedError, match="manual optimization"):
+    with pytest.raises(UnsupportedError, match="2 optimizers"):
         trainer(tmp_path, HRECallback(lone(made))).fit(made, loader)
     assert made.losses == []
 
@@ -356,11 +311,11 @@ def test_callbacks_that_move_parameters_are_refused_by_name(loader, tmp_path):
         trainer(tmp_path, HRECallback(lone(module)), averaging).fit(module, loader)
 
 
-def test_two_of_these_callbacks_are_refused(loader, tmp_path):
-    module = Classifier()
-    callbacks = [HRECallback(lone(module)), HRECallback(lone(module))]
-    with pytest.raises(UnsupportedError, match="2 HRECallbacks"):
-        trainer(tmp_path, *callbacks).fit(module, loader)
+def test_two_of_these_callbacks_are_refused(tmp_path):
+    callbacks = [HRECallback(lone(Classifier())) for _ in range(2)]
+    # Lightning itself allows one callback of a kind that keeps a state.
+    with pytest.raises(RuntimeError, match=r"stateful .*HRECallback"):
+        trainer(tmp_path, *callbacks)
 
 
 def test_lbfgs_with_a_gradient_scaler_is_refused(loader, tmp_path):
@@ -406,6 +361,27 @@ def test_training_stops_if_another_optimizer_steps(module, loader, tmp_path):
     with pytest.raises(UnsupportedError, match="past HREOptimizer"):
         trainer(tmp_path, HRECallback(lone(made))).fit(made, loader)
     assert bits(made) == before
+
+
+def test_training_stops_if_the_optimizer_is_exchanged(loader, tmp_path):
+    class Exchanging(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            trainer.strategy.setup_optimizers(trainer)
+
+    made = Classifier()
+    with pytest.raises(UnsupportedError, match="has exchanged"):
+        trainer(tmp_path, HRECallback(lone(made)), Exchanging()).fit(made, loader)
+    assert made.losses == []
+
+
+def test_training_stops_if_an_epoch_passes_without_our_optimizer(loader, tmp_path):
+    class Forgetful(Classifier):
+        def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure):
+            optimizer_closure()
+
+    made = Forgetful()
+    with pytest.raises(UnsupportedError, match="6 steps in this epoch, but none"):
+        trainer(tmp_path, HRECallback(lone(made))).fit(made, loader)
 
 
 def test_optimizers_of_other_models_are_left_alone(loader, tmp_path):

@@ -1,0 +1,11 @@
+"""Federates a Lightning module that does not know of it.
+
+`callback` is what people use. `refusals` says what cannot be federated, `watch` stops a
+training that goes past the wrapped optimizer, `checkpoints` compares a checkpoint with
+the session, `schedulers` keeps Lightning's schedulers attached, `released` validates on
+released weights, `scalars` logs, and `replicas` keeps several processes alike.
+"""
+
+from hre_torch.lightning_callback.callback import HRECallback
+
+__all__ = ["HRECallback"]

@@ -1,0 +1,87 @@
+"""A checkpoint of Lightning against the session that goes on with it.
+
+A checkpoint holds the module's weights, the optimizer's state and what was not yet
+pushed. What is released is the federation's, and parameters are made of that. So a
+checkpoint that belongs to another task would be loaded without effect; it is refused.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+
+from hre_torch.errors import HREWarning, UnsupportedError
+from hre_torch.optim import Buffers, FlatView
+from hre_torch.protocol.session import Session
+
+__all__ = ["fit_checkpoint_to_session", "position"]
+
+
+def position(session: Session) -> dict[str, Any]:
+    """Return where a session stands, as a checkpoint keeps it; no secret is in it."""
+    return {
+        "task": session.task.cfg.hex(),
+        "version": session.version,
+        "pushes": session.statistics.pushes,
+    }
+
+
+def fit_checkpoint_to_session(
+    checkpoint: dict[str, Any],
+    found: dict[str, Any] | None,
+    session: Session,
+    module: pl.LightningModule,
+    buffers: Buffers,
+) -> None:
+    """Refuse a checkpoint of another task, and forget what was pushed after it.
+
+    Args:
+        checkpoint: what Lightning read; its optimizer states may be changed.
+        found: what `position` gave when it was written; None if it was written without
+            the callback.
+        session: the session that goes on.
+        module: holds the weights of the checkpoint already.
+        buffers: as for `HREOptimizer`.
+
+    Raises:
+        UnsupportedError: the checkpoint is of another task, and its weights are not
+            those of the session.
+    """
+    if found is None or found["task"] != session.task.cfg.hex():
+        if not _agree(session, module, buffers):
+            raise UnsupportedError(
+                "ckpt_path is a checkpoint of another task, and its weights are not "
+                "those of this session, which would replace them. Go on with the "
+                "saved federation (Federation.resume), or make a new one from the "
+                "checkpoint: Federation.local(Module.load_from_checkpoint(path), ...)."
+            )
+        return
+    pushes = session.statistics.pushes
+    if pushes == found["pushes"]:
+        return
+    warnings.warn(
+        f"The checkpoint was written after {found['pushes']} pushes, but the session "
+        f"stands at {pushes}: training goes on from the session's weights, and what "
+        "the checkpoint had not yet pushed is left out.",
+        HREWarning,
+        stacklevel=2,
+    )
+    for state in checkpoint.get("optimizer_states", ()):
+        ours = state.get("hre_torch", {})
+        for name in ("local", "local_before"):
+            if name in ours:
+                ours[name] = torch.zeros_like(ours[name])
+
+
+def _agree(session: Session, module: pl.LightningModule, buffers: Buffers) -> bool:
+    """Whether a module's weights are those of a session, up to the task's rounding."""
+    weights = session.fixed_point.to_float(session.weights())
+    here = FlatView.of(module, buffers).read()
+    if here.shape != weights.shape:
+        return False
+    close = np.abs(here - weights) <= 1.0 / session.fixed_point.scale
+    return bool(close.all())
