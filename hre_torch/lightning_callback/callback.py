@@ -29,7 +29,7 @@ from hre_torch.lightning_callback.replicas import Follower, Mirror
 from hre_torch.lightning_callback.scalars import Scalars
 from hre_torch.lightning_callback.schedulers import let_schedulers_follow
 from hre_torch.lightning_callback.watch import Watch
-from hre_torch.optim import Buffers, HREOptimizer, StalenessWeight
+from hre_torch.optim import Buffers, GaussianNoise, HREOptimizer, StalenessWeight
 from hre_torch.protocol.session import Session
 
 __all__ = ["HRECallback"]
@@ -59,6 +59,7 @@ class HRECallback(pl.Callback):
         buffers: `"mean"` averages the module's floating-point buffers, `"local"` not.
         rounding: rule of the quantiser; to the nearest if left out.
         staleness_weight: weight of an update of a given staleness, in (0, 1].
+        noise: differential privacy of this participant; none if left out.
         validate_on: the weights that validation during the fit sees: `"local"`, those
             that are trained, or `"released"`, those that everybody has.
 
@@ -81,6 +82,7 @@ class HRECallback(pl.Callback):
         buffers: Buffers = "local",
         rounding: Rounding | None = None,
         staleness_weight: StalenessWeight | None = None,
+        noise: GaussianNoise | None = None,
         validate_on: Literal["local", "released"] = "local",
     ) -> None:
         refuse_callback(validate_on, buffers)
@@ -96,6 +98,7 @@ class HRECallback(pl.Callback):
             "buffers": buffers,
             "rounding": rounding,
             "staleness_weight": staleness_weight,
+            "noise": noise,
         }
         self._validate_released = validate_on == "released"
         self._checkpoint: dict[str, Any] | None = None

@@ -18,11 +18,8 @@ from torch.optim import Optimizer
 from hre_torch.errors import UnsupportedError
 from hre_torch.optim import Buffers, HREOptimizer
 from hre_torch.optim.flatten import FlatView, mean_buffers, trainable_parameters
-from hre_torch.optim.guards import (
-    NonFiniteGradientError,
-    gradients_are_finite,
-    guarded,
-)
+from hre_torch.optim.guards import NonFiniteGradientError
+from hre_torch.optim.inner import InnerStep
 from hre_torch.optim.progress import Progress
 
 __all__ = ["Follower", "Mirror"]
@@ -38,38 +35,30 @@ class Follower(Optimizer):
 
     Attributes:
         progress: what was counted so far.
-        stepping: whether the inner optimizer is stepping right now.
     """
 
     def __init__(self, inner: Optimizer, module: nn.Module, buffers: Buffers) -> None:
         super().__init__(inner.param_groups, inner.defaults)
         self.inner = inner
         self.progress = Progress()
-        self.stepping = False
+        self._inner_step = InnerStep(inner)
         self._view = FlatView.of(module, buffers)
         self._share_containers()
+
+    @property
+    def stepping(self) -> bool:
+        """Whether the inner optimizer is stepping right now."""
+        return self._inner_step.running
 
     def step(  # type: ignore[override]
         self, closure: Callable[[], float] | None = None
     ) -> float | None:
         """Make one local step, unless a gradient is NaN or infinite."""
-
-        def check(loss: float | None = None) -> None:
-            if not gradients_are_finite(self.param_groups, self._view):
-                raise NonFiniteGradientError(loss)
-
-        self.stepping = True
         try:
-            if closure is None:
-                check()
-                loss = self.inner.step()
-            else:
-                loss = self.inner.step(guarded(closure, check))
+            loss = self._inner_step(closure, self._view)
         except NonFiniteGradientError as stopped:
             self.progress.skipped_steps += 1
             return stopped.loss
-        finally:
-            self.stepping = False
         self.progress.count()
         return loss
 

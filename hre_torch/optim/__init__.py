@@ -10,6 +10,7 @@ from hre_torch.optim.flatten import (
     trainable_parameters,
 )
 from hre_torch.optim.optimizer import HREOptimizer
+from hre_torch.optim.privacy import GaussianNoise
 from hre_torch.optim.progress import Progress
 from hre_torch.optim.staleness import Constant, Hinge, Polynomial, StalenessWeight
 
@@ -17,6 +18,7 @@ __all__ = [
     "Buffers",
     "Constant",
     "FlatView",
+    "GaussianNoise",
     "HREOptimizer",
     "Hinge",
     "Layout",

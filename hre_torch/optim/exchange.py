@@ -29,6 +29,7 @@ from hre_torch.errors import (
 )
 from hre_torch.optim.flatten import FlatView
 from hre_torch.optim.local_model import LocalModel
+from hre_torch.optim.privacy import GaussianNoise, discrete_gaussian
 from hre_torch.optim.staleness import StalenessWeight
 from hre_torch.protocol.ciphers import Integers
 from hre_torch.protocol.participant import Opened
@@ -52,6 +53,10 @@ class Exchange:
         error_feedback: whether what quantisation left over stays in the local model.
         rounding: rule of the quantiser; to the nearest if None.
         staleness_weight: weight of an update of a given staleness, in (0, 1].
+        noise: differential privacy of this participant; none if None.
+
+    Raises:
+        UnsupportedError: the noise does not fit the task.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Exchange:
         error_feedback: bool,
         rounding: Rounding | None,
         staleness_weight: StalenessWeight,
+        noise: GaussianNoise | None = None,
     ) -> None:
         self.view = view
         self._session = session
@@ -71,6 +77,8 @@ class Exchange:
         self._error_feedback = error_feedback
         self._rounding = rounding
         self._staleness_weight = staleness_weight
+        error = 1.0 if isinstance(rounding, StochasticRounding) else 0.5
+        self._noise_width = noise.width(self._task, clip, error) if noise else 0.0
         self._unacknowledged: Vector | None = None
         self.model = LocalModel(view, self._known_weights)
 
@@ -172,7 +180,7 @@ class Exchange:
             factor = self._factor()
             values = self._quantised(factor)
         try:
-            sequence = self._session.push(values)
+            sequence = self._session.push(self._noisy(values))
         except AggregatorError:
             before = self.model.local.copy()
             self._leave_over(values, factor)
@@ -228,6 +236,17 @@ class Exchange:
         # The session keeps it for as long as it is not released.
         values.flags.writeable = False
         return values
+
+    def _noisy(self, values: Integers) -> Integers:
+        # What is left over is reckoned without the noise: error feedback would take
+        # the noise back with the next push.
+        if not self._noise_width:
+            return values
+        noise = discrete_gaussian(self._noise_width, values.size)
+        limit = self._task.fixed_point.limit
+        noisy: Integers = np.clip(values + noise, -limit, limit).astype(values.dtype)
+        noisy.flags.writeable = False
+        return noisy
 
     def _leave_over(self, values: Integers, factor: float) -> None:
         """Replace `local` by what quantisation left of it."""

@@ -22,14 +22,14 @@ from hre_torch.optim.flatten import Buffers, FlatView, Layout
 from hre_torch.optim.guards import (
     NonFiniteGradientError,
     check_settings,
-    gradients_are_finite,
-    guarded,
     is_partial,
     members,
     require_known,
     tensors_of,
     warn_if_unstable,
 )
+from hre_torch.optim.inner import InnerStep
+from hre_torch.optim.privacy import GaussianNoise
 from hre_torch.optim.progress import Progress
 from hre_torch.optim.staleness import Constant, StalenessWeight
 from hre_torch.protocol.participant import Opened
@@ -48,7 +48,8 @@ class HREOptimizer(Optimizer):
     The constructor loads the task's weights into the parameters. Then each `step`
 
     1. *descends*: the inner optimizer steps, unless a gradient is NaN or infinite; such
-       a step is left out, counted, and warned about once;
+       a step is left out, counted, and warned about once. A call at which Opacus's
+       wrapper leaves its own optimizer out is no step;
     2. *pushes* if `push_every` steps were made since the last push: all that changed in
        the parameters is clipped, weighted by staleness, quantised and handed to the
        session; what rounding left over goes with the next push. If too much of our own
@@ -70,11 +71,11 @@ class HREOptimizer(Optimizer):
         buffers: `"mean"` averages the module's floating-point buffers, `"local"` not.
         rounding: rule of the quantiser; to the nearest if left out.
         staleness_weight: weight of an update of a given staleness, in (0, 1].
+        noise: differential privacy of this participant; none if left out.
 
     Attributes:
         inner, session: as given.
         progress: what was counted so far.
-        stepping: whether the inner optimizer is stepping right now.
 
     Raises:
         LayoutError: the parameters are not those the task was made for.
@@ -98,6 +99,7 @@ class HREOptimizer(Optimizer):
         buffers: Buffers = "local",
         rounding: Rounding | None = None,
         staleness_weight: StalenessWeight | None = None,
+        noise: GaussianNoise | None = None,
     ) -> None:
         if not isinstance(inner, Optimizer) or isinstance(inner, HREOptimizer):
             raise UnsupportedError(
@@ -109,7 +111,7 @@ class HREOptimizer(Optimizer):
         self.inner = inner
         self.session = session
         self.progress = Progress()
-        self.stepping = False
+        self._inner_step = InnerStep(inner)
         self._share_containers()
         self._module, self._buffers = module, buffers
         self._push_every, self._pull_every = push_every, pull_every
@@ -120,10 +122,20 @@ class HREOptimizer(Optimizer):
             error_feedback=error_feedback,
             rounding=rounding,
             staleness_weight=staleness_weight or Constant(),
+            noise=noise,
         )
         self._exchange: Exchange | None = None
         self._attach_if_complete()
         warn_if_unstable(session.task, inner, push_every)
+
+    @property
+    def stepping(self) -> bool:
+        """Whether the inner optimizer is stepping right now."""
+        return self._inner_step.running
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients, and whatever else the inner optimizer gathers."""
+        self.inner.zero_grad(set_to_none)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -142,11 +154,13 @@ class HREOptimizer(Optimizer):
                 is due again at the next one.
         """
         try:
-            loss = self._descend(closure)
+            loss = self._inner_step(closure, self._require().view)
         except NonFiniteGradientError as stopped:
             self.progress.skip(str(stopped))
             self._require().recover()
             return stopped.loss
+        if not self._inner_step.made:
+            return loss
         self.progress.count()
         try:
             self._push_if_due()
@@ -154,22 +168,6 @@ class HREOptimizer(Optimizer):
         except NonFiniteError as error:
             self.progress.skip(str(error))
         return loss
-
-    def _descend(self, closure: Callable[[], float] | None) -> float | None:
-        view = self._require().view
-
-        def check(loss: float | None = None) -> None:
-            if not gradients_are_finite(self.param_groups, view):
-                raise NonFiniteGradientError(loss)
-
-        self.stepping = True
-        try:
-            if closure is not None:
-                return self.inner.step(guarded(closure, check))
-            check()
-            return self.inner.step()
-        finally:
-            self.stepping = False
 
     def _push_if_due(self) -> None:
         if self.progress.since_push >= self._push_every:

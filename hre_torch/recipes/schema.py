@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from hre_torch.encoding.fixed_point import Rounding, make_rounding
 from hre_torch.optim.staleness import Constant, Hinge, Polynomial, StalenessWeight
 
-__all__ = ["DataSection", "ModelSection", "Recipe", "TrainSection"]
+__all__ = ["DataSection", "Dropout", "ModelSection", "Recipe", "TrainSection"]
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -70,6 +70,18 @@ class DataSection(_Section):
     )
 
 
+class Dropout(_Section):
+    """A participant that goes away in the middle of its training."""
+
+    participant: Annotated[int, Field(ge=0)] = Field(description="which, from 0")
+    after: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="share of its steps after which it goes, without a last push"
+    )
+    away: Positive | None = Field(
+        None, description="simulated time after which it is back; never if left out"
+    )
+
+
 class TrainSection(_Section):
     """How every participant trains."""
 
@@ -101,6 +113,10 @@ class TrainSection(_Section):
     )
     speeds: list[Positive] | None = Field(
         None, description="relative speeds, repeated in turn; equal by default"
+    )
+    dropouts: list[Dropout] = Field(
+        default_factory=list,
+        description="participants that go, for a while or for good",
     )
     threads: Count = Field(
         1, description="threads of torch; more than one helps large networks only"
@@ -182,6 +198,12 @@ class Recipe(_Section):
             raise ValueError(
                 f"train.momentum is {self.train.momentum}, but {optimizer!r} takes "
                 f"none; set it to 0 or use {' or '.join(_WITH_MOMENTUM)}"
+            )
+        going = [dropout.participant for dropout in self.train.dropouts]
+        if len(set(going)) < len(going) or max(going, default=0) >= self.participants:
+            raise ValueError(
+                f"train.dropouts names participants {going}; each may go once, and "
+                f"they are numbered from 0 to {self.participants - 1}"
             )
         return self
 

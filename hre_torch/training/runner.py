@@ -20,6 +20,7 @@ from hre_torch.data.images import Data
 from hre_torch.protocol.messages import Release
 from hre_torch.recipes import Recipe
 from hre_torch.training.assembly import make_batches, make_federation, make_learners
+from hre_torch.training.dropouts import pauses, steps_before_going
 from hre_torch.training.evaluation import Score, evaluate, released_model
 from hre_torch.training.learner import Learner
 from hre_torch.training.phases import PhaseBook
@@ -42,8 +43,8 @@ class Runner:
     """One run of a recipe; a context manager.
 
     Each participant passes `train.epochs` times over its own images, then pushes what
-    is left and waits. At the end everybody pulls, so that all have the same released
-    weights.
+    is left and waits. At the end everybody who is still there pulls, so that all have
+    the same released weights.
 
     Args:
         recipe: what to run.
@@ -78,14 +79,22 @@ class Runner:
         )
         self.federation.start_workers()
         self.federation.servers.on_release.append(self._tell_release)
+        steps = [learner.steps for learner in self.learners]
+        taken = steps_before_going(recipe, steps)
+        self._present = [
+            learner
+            for learner, least in zip(self.learners, taken, strict=True)
+            if learner.steps == least
+        ]
         self._schedule = Schedule(
             recipe.speeds,
-            [learner.steps for learner in self.learners],
+            taken,
             jitter=_JITTER,
             seed=recipe.train.seed,
+            pauses=pauses(recipe, steps),
             state=state.schedule if state else None,
         )
-        self.total_steps = sum(learner.steps for learner in self.learners)
+        self.total_steps = sum(taken)
         self.global_step = state.global_step if state else 0
         self._evaluations = state.evaluations if state else 0
         self._seconds_before = state.seconds if state else 0.0
@@ -182,10 +191,10 @@ class Runner:
 
     def _finish(self) -> None:
         # Whoever finished early, or was held back, pushes and learns the rest only now.
-        for learner in self.learners:
+        for learner in self._present:
             with self._exchanges_of(learner):
                 learner.flush()
-        for learner in self.learners:
+        for learner in self._present:
             with self._exchanges_of(learner):
                 learner.pull()
         self._evaluate()

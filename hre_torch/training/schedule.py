@@ -5,7 +5,8 @@ takes
 
     d_ik = (1 + jitter * u_ik) / v_i,    u_ik uniform in [-1, 1),
 
-and whoever finishes first comes first. `u_ik` is a function of (seed, i, k), so that
+and whoever finishes first comes first. Who is away for a while has one step that takes
+so much longer. `u_ik` is a function of (seed, i, k), so that
 the order of all steps is one of the recipe, whatever the machine is doing, and a
 resumed run goes on in the same order without any generator's state.
 """
@@ -13,7 +14,7 @@ resumed run goes on in the same order without any generator's state.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -70,6 +71,7 @@ class Schedule:
         steps: how many steps each participant takes, shape `(P,)`.
         jitter: relative spread of a step's duration, 0 <= jitter < 1.
         seed: seed of the durations.
+        pauses: participant to the step before which it is away, and for how long.
         state: where an earlier schedule of the same recipe stopped.
 
     Attributes:
@@ -83,12 +85,14 @@ class Schedule:
         *,
         jitter: float,
         seed: int,
+        pauses: Mapping[int, tuple[int, float]] | None = None,
         state: ScheduleState | None = None,
     ) -> None:
         self._speeds = tuple(speeds)
         self._steps = tuple(steps)
         self._jitter = jitter
         self._seed = seed
+        self._pauses = dict(pauses or {})
         self._blocks: dict[int, tuple[int, npt.NDArray[np.float64]]] = {}
         self.time = state.time if state else 0.0
         count = len(self._speeds)
@@ -130,4 +134,6 @@ class Schedule:
             stream = np.random.default_rng([self._seed, i, _PURPOSE, block])
             factors = 1.0 + self._jitter * stream.uniform(-1.0, 1.0, _BLOCK)
             self._blocks[i] = (block, factors)
-        return float(factors[place]) / self._speeds[i]
+        paused, away = self._pauses.get(i, (-1, 0.0))
+        pause = away if step == paused else 0.0
+        return pause + float(factors[place]) / self._speeds[i]

@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 
 from hre_torch.data.load import load_data
-from hre_torch.errors import DataError, TaskError
+from hre_torch.errors import DataError, RecipeError, TaskError
 from hre_torch.models import MODELS
 from hre_torch.recipes import load_recipe
 from hre_torch.training.evaluation import weights_file
@@ -219,3 +219,33 @@ def with_norm(hidden):
         torch.nn.BatchNorm1d(hidden[0]),
         torch.nn.Linear(hidden[0], 10),
     )
+
+
+def test_who_goes_for_good_pushes_no_more_and_the_others_go_on(run):
+    runner, records = run("train.dropouts=[{participant: 1, after: 0.5}]")
+    steps = [learner.optimizer.progress.local_steps for learner in runner.learners]
+    assert steps == [8, 4, 8]
+    assert runner.global_step == runner.total_steps == 20
+    pushed = [r["local_step"] for r in of_kind(records, "push")]
+    gone = [r for r in of_kind(records, "push") if r["participant"] == "p1"]
+    assert max(r["local_step"] for r in gone) <= 4 < max(pushed)
+    here = [runner.learners[0], runner.learners[2]]
+    assert {learner.session.version for learner in here} == {
+        runner.federation.servers.version
+    }
+
+
+def test_who_is_away_for_a_while_takes_all_steps_but_later(run):
+    usual, before = run()
+    runner, records = run("train.dropouts=[{participant: 1, after: 0.5, away: 50.0}]")
+    assert runner.global_step == usual.global_step
+    late, early = (
+        max(r["simulated_time"] for r in of_kind(each, "push") if r["participant"] == n)
+        for each, n in ((records, "p1"), (before, "p1"))
+    )
+    assert late == pytest.approx(early + 50.0)
+
+
+def test_dropouts_that_name_nobody_are_refused(toy_recipe):
+    with pytest.raises(RecipeError, match="numbered from 0 to 2"):
+        load_recipe(toy_recipe("train.dropouts=[{participant: 3, after: 0.5}]"))
