@@ -1,4 +1,4 @@
-"""A module as other people write them, and what its tests share."""
+"""Modules as other people write them, and what their tests share."""
 
 from __future__ import annotations
 
@@ -100,3 +100,87 @@ def warmup(optimizer):
         ],
         milestones=[3],
     )
+
+
+class Validated(Classifier):
+    """Has a validation loop that others act on."""
+
+    def validation_step(self, batch, batch_idx):
+        inputs, labels = batch
+        loss = nn.functional.cross_entropy(self.net(inputs), labels)
+        self.log("val_loss", loss)
+
+    def val_dataloader(self):
+        return make_loader()
+
+
+class Epochwise(Validated):
+    """Its scheduler steps once an epoch."""
+
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)]
+
+
+class Plateau(Validated):
+    """Its scheduler looks at the validation loss."""
+
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"},
+        }
+
+
+class Manual(Classifier):
+    """Does itself what Lightning does otherwise."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        self.clip_gradients(optimizer, gradient_clip_val=5.0)
+        optimizer.step()
+
+
+class Alternating(Manual):
+    """Two optimizers that step in turn."""
+
+    def configure_optimizers(self):
+        return [
+            torch.optim.SGD(layer.parameters(), lr=0.1)
+            for layer in (self.net[0], self.net[2])
+        ]
+
+
+class Searching(Classifier):
+    """Evaluates its loss several times a step."""
+
+    def configure_optimizers(self):
+        return torch.optim.LBFGS(
+            self.parameters(), max_iter=4, line_search_fn="strong_wolfe"
+        )
+
+
+class Grouped(Classifier):
+    """Two groups of parameters with learning rates of their own."""
+
+    def configure_optimizers(self):
+        first, last = self.net[0].parameters(), self.net[2].parameters()
+        return torch.optim.Adam(
+            [{"params": list(first), "lr": 0.05}, {"params": list(last), "lr": 0.02}]
+        )
+
+
+class Normalised(Classifier):
+    """Has buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.net.insert(1, nn.BatchNorm1d(6))
