@@ -39,7 +39,6 @@ class PhaseTimer:
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         """Measure the body of a `with` statement under the name of a phase."""
-        """Measure the body of a `with` statement under the name of a phase."""
         started = time.perf_counter()
         try:
             yield

@@ -22,6 +22,7 @@ SEEDED = {
     "attacks/scene.py": "what the victims of a demonstration upload",
     "data/load.py": "which pictures belong to a subset, and the split of the digits",
     "data/partition.py": "who owns which pictures, their order and augmentation",
+    "deployment/participation.py": "torch's own stream (dropout), kept across a kill",
     "encoding/fixed_point.py": "stochastic rounding of values that are sealed later",
     "models.py": "a model's first weights, which everybody knows",
     "training/runner.py": "torch's own stream (dropout), seeded, kept across a restart",

@@ -219,15 +219,15 @@ def test_tensors_keep_their_type_and_shape():
         torch.get_rng_state(),
     ]
     for tensor in tensors:
-        extension = checkpoint._encode_tensor(tensor)
-        again = checkpoint._decode_tensor(extension.code, memoryview(extension.data))
+        extension = checkpoint.encode_tensor(tensor)
+        again = checkpoint.decode_tensor(extension.code, memoryview(extension.data))
         assert again.dtype == tensor.dtype
         assert torch.equal(again, tensor)
 
 
 def test_what_is_no_tensor_cannot_be_saved():
     with pytest.raises(NotImplementedError, match="a set"):
-        checkpoint._encode_tensor({1, 2})
+        checkpoint.encode_tensor({1, 2})
 
 
 def test_resuming_refuses_the_directory_of_another_recipe(toy_recipe, tmp_path):
