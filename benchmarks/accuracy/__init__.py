@@ -1,0 +1,1 @@
+"""How accurate the federated model is, beside what one could have without it."""

@@ -1,0 +1,103 @@
+"""Training without a federation: on everybody's images in one place, or on one's own.
+
+Both are what a federation is judged by: the first is the best that could be hoped for,
+the second is what a participant has who stays away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from hre_torch.data.images import Data
+from hre_torch.data.partition import Batches
+from hre_torch.models import build_model
+from hre_torch.recipes import Recipe
+from hre_torch.training.assembly import make_batches, steps_of
+from hre_torch.training.evaluation import evaluate
+
+__all__ = ["POINTS", "Point", "alone", "local_step", "pooled", "torch_settings"]
+
+POINTS: Final = 10
+"""Tests of the model in the course of a training, the last one at its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One point of a learning curve.
+
+    Attributes:
+        epoch: passes over the images that were trained on.
+        accuracy: on the test images, in [0, 1].
+    """
+
+    epoch: float
+    accuracy: float
+
+
+def pooled(recipe: Recipe, data: Data) -> list[Point]:
+    """Train on everybody's images in one place, with the recipe's optimizer.
+
+    Batches, learning rate and epochs are the recipe's, so every image is seen as often
+    as in the federation.
+    """
+    one = recipe.model_copy(update={"participants": 1})
+    (batches,) = make_batches(one, data)
+    return _train(recipe, data, batches)
+
+
+def alone(recipe: Recipe, data: Data) -> list[Point]:
+    """Train as the first participant that never joins: its share, its batches.
+
+    It takes the local steps that it would take in the federation.
+    """
+    return _train(recipe, data, make_batches(recipe, data)[0])
+
+
+def _train(recipe: Recipe, data: Data, batches: Batches) -> list[Point]:
+    train = recipe.train
+    model = build_model(recipe.model.name, train.seed, **recipe.model.options)
+    steps = steps_of(recipe, batches)
+    optimizer = train.make_optimizer(model.parameters())
+    scheduler = train.make_scheduler(optimizer, steps)
+    due = {round(steps * part / POINTS) for part in range(1, POINTS + 1)}
+    curve = []
+    with torch_settings(recipe):
+        for step in range(steps):
+            local_step(model, optimizer, batches, step)
+            if scheduler is not None:
+                scheduler.step()
+            if step + 1 in due:
+                accuracy = evaluate(model.eval(), data.test).accuracy
+                model.train()
+                curve.append(Point((step + 1) / len(batches), accuracy))
+    return curve
+
+
+def local_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, step: int
+) -> None:
+    """Make one step of plain torch on batch number `step`."""
+    images, labels = batches.batch(step)
+    optimizer.zero_grad()
+    functional.cross_entropy(model(images), labels).backward()
+    optimizer.step()
+
+
+@contextmanager
+def torch_settings(recipe: Recipe) -> Iterator[None]:
+    """Give torch the recipe's threads and seed, as a run of the recipe does."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        torch.set_num_threads(recipe.train.threads)
+        torch.manual_seed(recipe.train.seed)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
