@@ -2,7 +2,8 @@
 
 A cell is one training. Its recipe is the network's of `recipes/`, changed as little as
 the number of participants asks for: smaller batches, so that a share holds enough of
-them, and another t. All participants are equally fast but for the schedule's jitter.
+them, t = 4/5 P (with thirty participants and uneven splits, P/2 diverges), and a pull
+after every push. All participants are equally fast but for the schedule's jitter.
 Who is faster finishes its epochs earlier, and where splits are uneven the model
 forgets its classes while the others go on: with the recipe's speeds `mnist_mlp` fell
 from 91.4 % to 85.4 % in the last two of 18 epochs (four participants, Dirichlet 0.3).
@@ -125,11 +126,12 @@ class Cell:
             "workers=1",
             "train.threads=1",
             f"participants={case.participants}",
-            f"min_contributions={max(3, case.participants // 2)}",
+            f"min_contributions={case.participants * 4 // 5}",
             f"train.epochs={case.epochs}",
             f"train.batch_size={network.batch_sizes[case.participants]}",
             "train.schedule=cosine",
             "train.speeds=[1.0]",
+            "train.pull_every=${train.push_every}",
             f"train.evaluate_every={case.epochs / 10}",
             f"train.seed={self.seed}",
         ]
@@ -163,10 +165,9 @@ def _full() -> Iterator[Cell]:
 def _reduced() -> Iterator[Cell]:
     for seed in range(3):
         yield from _case("digits_mlp", 4, None, seed)
-    for seed in range(2):
-        for participants in (4, 30):
-            for alpha in (None, _ALPHA):
-                yield from _case("mnist_mlp", participants, alpha, seed, epochs=9)
+    for participants, seed in ((4, 0), (30, 0), (4, 1)):
+        for alpha in (None, _ALPHA):
+            yield from _case("mnist_mlp", participants, alpha, seed, epochs=9)
     for alpha in (None, _ALPHA):
         yield from _case("mnist_cnn", 4, alpha, 0, epochs=3)
 
