@@ -25,7 +25,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, apply `key=value` overrides and check the result.
 
     Args:
-        path: YAML file.
+        path: YAML file, or the bare name of a shipped recipe, such as `"digits_mlp"`.
         overrides: such as `"train.lr=0.05"`; later ones win.
 
     Raises:
@@ -33,7 +33,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     file = Path(path)
     if not file.is_file():
-        raise RecipeError(f"there is no recipe {file}; give the path of a YAML file")
+        shipped = _shipped()
+        if str(path) not in shipped:
+            raise RecipeError(
+                f"there is no recipe {file}; give the path of a YAML file, or one of "
+                f"the names {', '.join(sorted(shipped))}"
+            )
+        file = shipped[str(path)]
     for override in overrides:
         if "=" not in override or override.startswith("="):
             raise RecipeError(
@@ -49,6 +55,17 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{file} is not a recipe in YAML: {error}") from None
     return _validated(merged, str(file))
+
+
+def _shipped() -> dict[str, Path]:
+    """Return the recipes that are shipped, by name.
+
+    They lie beside this file in a wheel, and at the top of a checkout.
+    """
+    here = Path(__file__).parent
+    packed = here / "shipped"
+    folder = packed if packed.is_dir() else here.parents[1] / "recipes"
+    return {file.stem: file for file in folder.glob("*.yaml")}
 
 
 def _validated(content: Any, source: str) -> Recipe:
