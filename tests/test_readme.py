@@ -12,9 +12,10 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 from typer.testing import CliRunner
 
-from hre_torch import Federation
+from hre_torch import Federation, errors
 from hre_torch.aggregators import AGGREGATORS
 from hre_torch.cli import app
+from hre_torch.recipes import DataSection, ModelSection, Recipe, TrainSection
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -53,6 +54,23 @@ def commands(section: str) -> list[str]:
         for command in line.split("#")[0].split("&&")
         if command.strip()
     ]
+
+
+def names_of_tests() -> set[str]:
+    """Return the names of all tests, wherever they are."""
+    return {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^ *def (test_\w+)\(", path.read_text(), re.MULTILINE)
+    }
+
+
+def rows(section: str) -> list[list[str]]:
+    """Return the cells of a section's tables, their heads left out."""
+    text = README.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [row for row in table[2:] if row]
 
 
 def new_side(diff: str) -> str:
@@ -102,6 +120,44 @@ def test_every_other_command_has_a_reason():
         for part in command.split("#")[0].split("&&"):
             known = part.strip() in typed or part.strip().startswith(tuple(ELSEWHERE))
             assert known or not part.strip(), f"nobody runs {part!r}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "recipes/README.md"])
+def test_every_test_that_a_page_names_exists(page):
+    text = (ROOT / page).read_text()
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert named <= names_of_tests()
+    for path in re.findall(r"`(tests/[\w/.]*)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_each_of_the_25_pains_has_an_answer_and_a_test():
+    pains = rows("The 25 pains")
+    assert [row[0] for row in pains] == [str(number) for number in range(1, 26)]
+    assert all("`test_" in row[3] for row in pains)
+
+
+def test_every_error_that_the_troubleshooting_names_is_raised_by_that_name():
+    named = [n for row in rows("When something fails") for n in row[0].split("`")[1::2]]
+    assert set(named) <= set(errors.__all__)
+    assert len(named) == len(set(named))
+
+
+def test_the_page_of_recipes_explains_every_key():
+    text = (ROOT / "recipes" / "README.md").read_text()
+    known = set(re.findall(r"`([\w.]+)`", text))
+    sections = {"model": ModelSection, "data": DataSection, "train": TrainSection}
+    for key in Recipe.model_fields:
+        section = sections.get(key)
+        names = [f"{key}.{name}" for name in section.model_fields] if section else [key]
+        assert set(names) <= known
+
+
+def test_the_commands_of_the_page_of_recipes_work(runner):
+    text = (ROOT / "recipes" / "README.md").read_text()
+    (block,) = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    for command in block.splitlines():
+        type_into(runner, command)
 
 
 class Net(torch.nn.Sequential):
