@@ -30,6 +30,7 @@ from hre_torch.training.files import replace_file
 __all__ = ["main"]
 
 _STEM: Final = "accuracy"
+_INTERRUPTED: Final = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,16 +47,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_plan(matrix, cells, missing, options.jobs), flush=True)
         if options.plan:
             return 0
-        for cell, record in _train(missing, options.image_folder, options.jobs):
-            replace_file(_path(folder, cell), json.dumps(record, indent=1).encode())
-            print(f"{cell.key}: {_told(record)}, {record['seconds']:.0f} s", flush=True)
+        status = 0
+        try:
+            for cell, record in _train(missing, options.image_folder, options.jobs):
+                replace_file(_path(folder, cell), json.dumps(record, indent=1).encode())
+                told = f"{cell.key}: {_told(record)}, {record['seconds']:.0f} s"
+                print(told, flush=True)
+        except KeyboardInterrupt:
+            status = _INTERRUPTED
+            print("interrupted; the same command goes on", file=sys.stderr)
         records = [(c, _read(folder, c, options.image_folder)) for c in cells]
     except HREError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     outcomes = [Outcome(cell, record) for cell, record in records if record is not None]
     _write(options.out, environment, outcomes)
-    return 0
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
