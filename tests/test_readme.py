@@ -27,6 +27,7 @@ SHORT = (
 """Appended to what would train for minutes."""
 SHORTENED = {
     "train recipes/digits_mlp.yaml": "-o train.epochs=2",
+    "train recipes/digits_mlp.yaml -o": "-o profile=toy-insecure",
     "train recipes/mnist_mlp.yaml": f"{SHORT} -o profile=toy-insecure",
 }
 ELSEWHERE = {
