@@ -26,7 +26,7 @@ optimizer, learning rate and batch size (pooled: those of four participants).
 |---|---|
 | pooled | plain torch on everybody's images in one place |
 | federated | `HREOptimizer`, asynchronous, in suite `plain`: encrypted training has the same weights bit for bit |
-| selective | plaintext baseline of Shokri and Shmatikov (2015): participants in turn upload the 10 % or 1 % of their changes that are largest |
+| selective | plaintext baseline of Shokri and Shmatikov (2015): participants in turn upload the 10 % or 1 % of their changes that are largest, as often as the federated run pushes, with its momentum and never stale: stronger than published |
 | alone | the first participant without anybody else |
 """  # noqa: E501
 

