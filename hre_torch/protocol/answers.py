@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 from typing import TypeVar, cast
 
-from hre_torch.errors import MessageError
+from hre_torch.errors import AggregatorError, MessageError, ProtocolError
 from hre_torch.protocol.envelope import Envelope, Header, Refusal, decode, kind_of
+from hre_torch.protocol.messages import Ack, Upload
+from hre_torch.protocol.task import Task
 
-__all__ = ["read_answer"]
+__all__ = ["read_acknowledgement", "read_answer"]
 
 H = TypeVar("H", bound=Header)
 
@@ -50,3 +52,36 @@ def read_answer(
     if isinstance(header, Refusal) and header.about != hashlib.sha256(sent).digest():
         raise MessageError("other octets arrived than were sent; send them again")
     return cast(Envelope[H] | Envelope[Refusal], envelope)
+
+
+def read_acknowledgement(
+    answer: bytes, upload: Envelope[Upload], sent: bytes, task: Task
+) -> Ack:
+    """Return the DSP's acknowledgement of an upload.
+
+    Args:
+        answer: what came back.
+        upload: what was sent; its parts are not looked at.
+        sent: the same, encoded.
+        task: the task.
+
+    Raises:
+        AggregatorError: this is not the DSP's answer to these octets.
+        HREError: the DSP refuses them, for the reason that it names.
+    """
+    key = task.roster.data_service.signing_key
+    try:
+        envelope = read_answer(answer, sent, Ack, key=key, cfg=task.cfg, max_bytes=0)
+    except ProtocolError as error:
+        raise AggregatorError(
+            f"what came back is not the DSP's answer to this upload ({error}); send "
+            "the identical bytes again"
+        ) from error
+    if isinstance(envelope.header, Refusal):
+        raise envelope.header.exception()
+    if envelope.header.upload != upload.digest:
+        raise AggregatorError(
+            "the DSP acknowledged another upload than the one that was sent; send the "
+            "identical bytes again"
+        )
+    return envelope.header

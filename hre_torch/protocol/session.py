@@ -20,24 +20,20 @@ from hre_torch.errors import (
     AggregatorError,
     BackPressure,
     HREError,
-    LayoutError,
-    ProtocolError,
     ReleaseRejectedError,
 )
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.aggregator import Aggregator
-from hre_torch.protocol.answers import read_answer
-from hre_torch.protocol.envelope import Envelope, Refusal
-from hre_torch.protocol.messages import Ack, Upload
-from hre_torch.protocol.participant import (
-    LearningParticipant,
-    Opened,
-)
+from hre_torch.protocol.answers import read_acknowledgement
+from hre_torch.protocol.envelope import Envelope
+from hre_torch.protocol.messages import Upload
+from hre_torch.protocol.participant import LearningParticipant, Opened
+from hre_torch.protocol.pending import PendingUpdates
+from hre_torch.protocol.released import ReleasedWeights
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.session_state import SessionState, Statistics, checked_initial
-from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task
-from hre_torch.protocol.vectors import chained_digest, decode_vector, state_digest
+from hre_torch.protocol.vectors import decode_vector
 from hre_torch.protocol.workers import Workers
 
 __all__ = ["Session"]
@@ -80,24 +76,14 @@ class Session:
         self._participant = LearningParticipant(
             task, secret, workers or Workers(), state.participant if state else None
         )
-        if initial is not None:
-            self._released = checked_initial(task, initial)
-        # Own updates wait in as few octets as they fit: half of what int32 would take.
-        self._pending_dtype = task.fixed_point.dtype
-        self._pending: dict[int, Integers] = {}
+        self._pending = PendingUpdates(task, state.pending if state else None)
         self._unsent: tuple[Envelope[Upload], bytes, Integers] | None = None
         self.latest_version = 0
         self.statistics = Statistics()
+        if state is None or initial is not None:
+            self._model = ReleasedWeights(task, checked_initial(task, initial))
         if state is not None:
             self._restore(state)
-        elif initial is None:
-            raise LayoutError(
-                "a session starts from the initial weights of its task or from a saved "
-                "state; neither was given"
-            )
-        self._digest = state.model_digest if state else state_digest(self._released)
-        # What headers said one release ago, where this session has seen that release.
-        self.previous_digest = b""
 
     def __repr__(self) -> str:
         return (
@@ -118,7 +104,12 @@ class Session:
     @property
     def model_digest(self) -> bytes:
         """What upload headers say of the released weights at this version."""
-        return self._digest
+        return self._model.digest
+
+    @property
+    def previous_digest(self) -> bytes:
+        """What they said one release ago; empty if that is not known here."""
+        return self._model.previous_digest
 
     @property
     def chain(self) -> bytes:
@@ -142,7 +133,7 @@ class Session:
 
     def released(self) -> npt.NDArray[np.int64]:
         """Return a copy of the released weights at scale 2^f, shape `(n_values,)`."""
-        return self._released.copy()
+        return self._model.values.copy()
 
     def weights(self, piece: slice = slice(None)) -> npt.NDArray[np.int64]:
         """Return released weights plus own pending updates, or a piece of them.
@@ -153,9 +144,8 @@ class Session:
         Returns:
             int64 at scale 2^f, shape `(n_values,)` or that of the piece.
         """
-        weights = self._released[piece].copy()
-        for values in self._pending.values():
-            weights += self.task.full_size(values[piece], piece.start or 0)
+        weights = self._model.values[piece].copy()
+        self._pending.add_to(weights, piece)
         return weights
 
     def push(self, values: Integers) -> int:
@@ -184,12 +174,11 @@ class Session:
                 "accumulating locally"
             )
         with self.observe("encrypt"):
-            upload = self._participant.seal(values, self.version, self._digest)
+            upload = self._participant.seal(values, self.version, self.model_digest)
             data = upload.encode()
             # Its words are in `data` now, and need not be in memory twice.
             upload = replace(upload, parts=())
-        kept: Integers = values.astype(self._pending_dtype, copy=values.flags.writeable)
-        self._unsent = (upload, data, kept)
+        self._unsent = (upload, data, self._pending.narrow(values))
         self.resend()
         return upload.header.sequence
 
@@ -208,11 +197,10 @@ class Session:
             reply = self._aggregator.submit(data)
         self.statistics.bytes_up += len(data)
         try:
-            ack = self._acknowledgement(reply, upload, data)
-        except AggregatorError:
-            raise
-        except HREError:
-            self._unsent = None
+            ack = read_acknowledgement(reply, upload, data, self.task)
+        except HREError as error:
+            if not isinstance(error, AggregatorError):
+                self._unsent = None
             raise
         self._unsent = None
         self._pending[upload.header.sequence] = values
@@ -266,8 +254,7 @@ class Session:
             released: int64 at scale 2^f, shape `(n_values,)`.
         """
         self._participant.rebase(version, chain)
-        self._released = released.copy()
-        self.previous_digest, self._digest = b"", model_digest
+        self._model.replace(released, model_digest)
         self._pending.clear()
         self._unsent = None
         self.latest_version = max(self.latest_version, version)
@@ -285,9 +272,9 @@ class Session:
             )
         return SessionState(
             participant=self._participant.state(),
-            released=self._released.astype("<i8").tobytes(),
-            pending={n: q.astype("<i4").tobytes() for n, q in self._pending.items()},
-            model_digest=self._digest,
+            released=self._model.values.astype("<i8").tobytes(),
+            pending=self._pending.encoded(),
+            model_digest=self.model_digest,
             latest_version=self.latest_version,
             statistics=self.statistics,
         )
@@ -295,28 +282,6 @@ class Session:
     def close(self) -> None:
         """Close the connection to the DSP."""
         self._aggregator.close()
-
-    def _acknowledgement(
-        self, reply: bytes, upload: Envelope[Upload], sent: bytes
-    ) -> Ack:
-        key = self.task.roster.data_service.signing_key
-        try:
-            answer = read_answer(
-                reply, sent, Ack, key=key, cfg=self.task.cfg, max_bytes=0
-            )
-        except ProtocolError as error:
-            raise AggregatorError(
-                f"what came back is not the DSP's answer to this upload ({error}); "
-                "send the identical bytes again"
-            ) from error
-        if isinstance(answer.header, Refusal):
-            raise answer.header.exception()
-        if answer.header.upload != upload.digest:
-            raise AggregatorError(
-                "the DSP acknowledged another upload than the one that was sent; send "
-                "the identical bytes again"
-            )
-        return answer.header
 
     def _pull(self, opened: list[Opened], *, merge: bool) -> None:
         downloads = self._aggregator.fetch(self.version, merge=merge)
@@ -333,29 +298,13 @@ class Session:
     def _apply(self, opened: Opened) -> None:
         if opened.values is None:
             self.statistics.rejected += 1
-        else:
-            self._released += opened.values
-        self.previous_digest, self._digest = self._digest, self._next_digest()
-        for item in opened.uploads:
+        self._model.add(opened.values)
+        for item in (*opened.uploads, *opened.expired):
             if item.name == self.name:
                 self._drop(item.sequence)
-        for item in opened.expired:
-            if item.name == self.name:
-                self._drop(item.sequence)
-                self.statistics.expired += 1
+        self.statistics.expired += sum(it.name == self.name for it in opened.expired)
         self.statistics.releases += opened.last - opened.first + 1
         self.latest_version = max(self.latest_version, opened.newest)
-
-    def _next_digest(self) -> bytes:
-        """Return what upload headers say of the model from now on.
-
-        Where releases are opened one by one it is a hash of all models so far, so that
-        a DSP that shows somebody other weights cannot hide it by taking them back.
-        """
-        digest = state_digest(self._released)
-        if SUITES.get(self.task.config.suite).merges:
-            return digest
-        return chained_digest(self._digest, digest)
 
     def _drop(self, sequence: int) -> None:
         # What is not pending here is no loss: it has arrived with the sum. It may wait
@@ -365,11 +314,8 @@ class Session:
             self._unsent = None
 
     def _restore(self, state: SessionState) -> None:
-        n_values = self.task.config.n_values
-        self._released = decode_vector(state.released, "<i8", n_values).astype(np.int64)
-        self._pending = {
-            number: decode_vector(values, "<i4", n_values).astype(self._pending_dtype)
-            for number, values in state.pending.items()
-        }
+        task = self.task
+        values = decode_vector(state.released, "<i8", task.config.n_values)
+        self._model = ReleasedWeights(task, values.astype(np.int64), state.model_digest)
         self.latest_version = state.latest_version
         self.statistics = state.statistics

@@ -44,13 +44,18 @@ class SessionState(msgspec.Struct):
 
 
 def checked_initial(
-    task: Task, initial: npt.NDArray[np.int64]
+    task: Task, initial: npt.NDArray[np.int64] | None
 ) -> npt.NDArray[np.int64]:
     """Return a copy of the weights that a task starts from.
 
     Raises:
-        LayoutError: they are others, by shape, dtype or hash.
+        LayoutError: none are given, or others, by shape, dtype or hash.
     """
+    if initial is None:
+        raise LayoutError(
+            "a session starts from the initial weights of its task or from a saved "
+            "state; neither was given"
+        )
     if initial.shape != (task.config.n_values,) or initial.dtype != np.int64:
         raise LayoutError(
             f"initial weights have shape {initial.shape} and dtype {initial.dtype}; "

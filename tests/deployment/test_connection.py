@@ -192,8 +192,8 @@ def test_weights_for_which_one_participant_alone_vouches_are_not_believed(
     sessions = [site.connect(name, initial=site.initial) for name in site.names[:3]]
     one_round(sessions)
     liar = sessions[0]
-    liar._released += 1
-    liar._digest = state_digest(liar._released)
+    liar._model.values += 1
+    liar._model.digest = state_digest(liar._model.values)
     heard = []
 
     def lie(self, message, request):

@@ -31,6 +31,7 @@ from hre_torch.errors import (
     StaleUploadError,
 )
 from hre_torch.protocol.aggregator import Aggregator
+from hre_torch.protocol.answers import read_acknowledgement
 from hre_torch.protocol.envelope import Envelope
 from hre_torch.protocol.messages import Upload
 from hre_torch.protocol.participant import Opened
@@ -171,10 +172,10 @@ class BackgroundSession(Session):
 
     def _enqueue(self, values: npt.NDArray[np.int32]) -> int:
         with self.observe("encrypt"):
-            upload = self._participant.seal(values, self.version, self._digest)
+            upload = self._participant.seal(values, self.version, self.model_digest)
             data = upload.encode()
         sequence = upload.header.sequence
-        self._pending[sequence] = values.astype(self._pending_dtype)
+        self._pending[sequence] = self._pending.narrow(values)
         self._under_way += 1
         self._outbox.put((replace(upload, parts=()), data))
         return sequence
@@ -214,7 +215,7 @@ class BackgroundSession(Session):
     def _note(self, upload: Envelope[Upload], data: bytes, answer: bytes) -> None:
         sequence = upload.header.sequence
         try:
-            ack = self._acknowledgement(answer, upload, data)
+            ack = read_acknowledgement(answer, upload, data, self.task)
         except (StaleUploadError, BackPressure):
             values = self._pending.pop(sequence, None)
             if values is not None:
