@@ -84,9 +84,13 @@ class Site:
 
     def connect(self, name: str, **options):
         options = {"background": False, "policy": HASTY} | options
+        # A copy, as if on another machine: a session that a test gives up as killed
+        # still holds its key in this process.
+        key = self.folder / f"{name}-{len(list(self.folder.iterdir()))}.key"
+        shutil.copy(self.folder / f"{name}.key", key)
         return connect(
             self.url("dsp"),
-            key_file=self.folder / f"{name}.key",
+            key_file=key,
             roster=self.folder / "roster.json",
             passphrase="secret",
             **options,

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -19,6 +18,7 @@ from hre_torch.aggregators.http.snapshots import (
     ask_for_snapshot,
     seal_snapshot,
 )
+from hre_torch.deployment.alone import KeyLock
 from hre_torch.deployment.identities import open_role
 from hre_torch.deployment.roster_file import (
     parse_roster,
@@ -26,6 +26,7 @@ from hre_torch.deployment.roster_file import (
     read_roster,
     task_of,
 )
+from hre_torch.deployment.starting import starting_state
 from hre_torch.errors import (
     AggregatorError,
     LayoutError,
@@ -33,13 +34,10 @@ from hre_torch.errors import (
     WrongTaskError,
 )
 from hre_torch.observer import Observer, silent
-from hre_torch.protocol.participant import Opened, ParticipantState
-from hre_torch.protocol.requests import Status
-from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.participant import Opened
 from hre_torch.protocol.session import Session
-from hre_torch.protocol.session_state import SessionState, Statistics
+from hre_torch.protocol.session_state import SessionState
 from hre_torch.protocol.task import Task
-from hre_torch.protocol.vectors import state_digest
 from hre_torch.protocol.workers import Workers
 
 __all__ = [
@@ -75,6 +73,8 @@ def connect(
     from another participant, sealed (`snapshots.py`); so they do after a crash that
     took the session's state with it.
 
+    Until the session is closed, no other one with its key opens on this machine.
+
     Args:
         dsp_url: such as `"https://dsp.example"`.
         key_file: the participant's, made by `hre-torch keygen participant`.
@@ -93,35 +93,34 @@ def connect(
     Raises:
         KeyFileError, TaskError, SignatureError: a file does not open or not verify.
         WrongTaskError: the DSP serves another task.
-        AggregatorError: the DSP cannot be reached, or nobody sends a snapshot.
+        AggregatorError: the DSP cannot be reached, nobody sends a snapshot, or a
+            session with this key is open on this machine.
         LayoutError: `initial` is not what the task starts from.
     """
     encoded = passphrase.encode() if isinstance(passphrase, str) else passphrase
-    secret = open_role(Path(key_file), encoded)
-    path = Path(roster)
-    file = read_roster(path)
-    task = task_of(file, profile_of(file, path.parent))
-    task.roster.participant(secret.name)
-    pool = Workers.processes(workers)
-    link = HTTPAggregator(
-        secret.name,
-        url=dsp_url,
-        task=task,
-        secret=secret,
-        policy=policy,
-        ca_file=None if ca_file is None else Path(ca_file),
-        on_close=pool.close,
-    )
+    closing = contextlib.ExitStack()
     try:
+        closing.callback(KeyLock(Path(key_file)).release)
+        secret = open_role(Path(key_file), encoded)
+        path = Path(roster)
+        file = read_roster(path)
+        task = task_of(file, profile_of(file, path.parent))
+        task.roster.participant(secret.name)
+        pool = Workers.processes(workers)
+        closing.callback(pool.close)
+        link = HTTPAggregator(
+            secret.name,
+            url=dsp_url,
+            task=task,
+            secret=secret,
+            policy=policy,
+            ca_file=None if ca_file is None else Path(ca_file),
+            on_close=closing.close,
+        )
+        closing.callback(link.exchange.close)
         _check_served(link, task)
         if isinstance(initial, str | Path):
             initial = read_weights(Path(initial))
-        crashed = state is not None
-        if state is None:
-            state = _starting_state(link, task, secret, initial, patience)
-            crashed = state.participant.sequence > 0
-        if crashed:
-            state = _brought_up_to_date(state, link.status(), task)
         kind = ConnectedSession if background else RejoiningSession
         return kind(
             task,
@@ -130,11 +129,13 @@ def connect(
             initial,
             workers=pool,
             observe=observe,
-            state=state,
+            state=starting_state(
+                link, task, secret, initial=initial, saved=state, patience=patience
+            ),
             rejoin=partial(ask_for_snapshot, link, task, secret, patience=patience),
         )
     except BaseException:
-        link.close()
+        closing.close()
         raise
 
 
@@ -237,62 +238,3 @@ def _check_served(link: HTTPAggregator, task: Task) -> None:
             "the DSP serves another task than this roster's; fetch the roster that its "
             "operator signed last"
         )
-
-
-def _starting_state(
-    link: HTTPAggregator,
-    task: Task,
-    secret: Secret,
-    initial: npt.NDArray[np.int64] | None,
-    patience: float,
-) -> SessionState:
-    """Return where a session without a memory starts: at the beginning, or late."""
-    standing = link.status()
-    if initial is not None and standing.oldest <= 1:
-        fresh = ParticipantState()
-        return _state_at(standing, 0, fresh.chain, state_digest(initial), initial)
-    if standing.version == 0:
-        raise LayoutError(
-            "the task has not begun yet: give the initial weights, the file that its "
-            "operator published with the roster"
-        )
-    found = ask_for_snapshot(link, task, secret, patience=patience)
-    return _state_at(
-        standing, found.version, found.chain, found.model_digest, found.weights
-    )
-
-
-def _brought_up_to_date(
-    state: SessionState, standing: Status, task: Task
-) -> SessionState:
-    """Return a saved state that uses no sequence number which was used since then.
-
-    At most Q uploads were under way at a crash, and the network may deliver them yet:
-    so many numbers are passed over.
-    """
-    used = max(state.participant.sequence, standing.next_sequence)
-    sequence = used + task.config.pending_limit
-    return msgspec.structs.replace(
-        state,
-        participant=msgspec.structs.replace(state.participant, sequence=sequence),
-        latest_version=max(state.latest_version, standing.version),
-    )
-
-
-def _state_at(
-    standing: Status,
-    version: int,
-    chain: bytes,
-    digest: bytes,
-    weights: npt.NDArray[np.int64],
-) -> SessionState:
-    return SessionState(
-        participant=ParticipantState(
-            sequence=standing.next_sequence, version=version, chain=chain
-        ),
-        released=weights.astype("<i8").tobytes(),
-        pending={},
-        model_digest=digest,
-        latest_version=standing.version,
-        statistics=Statistics(),
-    )

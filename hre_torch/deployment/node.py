@@ -7,8 +7,6 @@ weights stay in files on the participant's own machine.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from hre_torch.crypto.private_files import read_passphrase
 from hre_torch.deployment.connection import connect
 from hre_torch.deployment.memory import Memory
 from hre_torch.deployment.roster_file import read_roster
-from hre_torch.errors import AggregatorError, ConfigurationError, KeyFileError
+from hre_torch.errors import ConfigurationError
 from hre_torch.protocol.session import Session
 from hre_torch.recipes import Recipe, load_recipe
 
@@ -120,49 +118,24 @@ def open_session(
         workers: processes for the cryptography.
 
     Raises:
-        AggregatorError: another session with this key is open on this machine, or the
-            DSP cannot be reached.
         RunDirectoryError: the memory is damaged.
         HREError: whatever `connect` raises.
     """
-    with _alone(files.key):
-        session = connect(
-            files.dsp,
-            key_file=files.key,
-            roster=files.roster,
-            passphrase=read_passphrase(files.passphrase),
-            initial=files.initial,
-            state=None if memory is None else memory.session(),
-            ca_file=files.ca,
-            background=background,
-            workers=workers,
-        )
-        try:
-            yield session
-        finally:
-            session.close()
-
-
-@contextlib.contextmanager
-def _alone(key: Path) -> Iterator[None]:
-    """Keep a second session away, which would use the same sequence numbers."""
+    session = connect(
+        files.dsp,
+        key_file=files.key,
+        roster=files.roster,
+        passphrase=read_passphrase(files.passphrase),
+        initial=files.initial,
+        state=None if memory is None else memory.session(),
+        ca_file=files.ca,
+        background=background,
+        workers=workers,
+    )
     try:
-        descriptor = os.open(key, os.O_RDONLY)
-    except OSError as error:
-        raise KeyFileError(
-            f"cannot read the key file {key}: {error.strerror}; name the right file"
-        ) from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AggregatorError(
-                f"a session with the key {key} is open on this machine already; wait "
-                "until it has ended"
-            ) from None
-        yield
+        yield session
     finally:
-        os.close(descriptor)
+        session.close()
 
 
 def _simulated(folder: Path, number: int, dsp: str) -> NodeFiles:

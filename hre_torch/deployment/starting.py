@@ -1,0 +1,109 @@
+"""Where a participant's session goes on: at the beginning, late, or after a crash."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from hre_torch.aggregators.http import HTTPAggregator
+from hre_torch.aggregators.http.snapshots import ask_for_snapshot
+from hre_torch.errors import LayoutError
+from hre_torch.protocol.participant import ParticipantState
+from hre_torch.protocol.requests import Status
+from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.session_state import SessionState, Statistics
+from hre_torch.protocol.task import Task
+from hre_torch.protocol.vectors import state_digest
+
+__all__ = ["starting_state"]
+
+
+def starting_state(
+    link: HTTPAggregator,
+    task: Task,
+    secret: Secret,
+    *,
+    initial: npt.NDArray[np.int64] | None,
+    saved: SessionState | None,
+    patience: float,
+) -> SessionState:
+    """Return the state that a session starts from.
+
+    Args:
+        link: the connection to the DSP.
+        task: the task.
+        secret: the participant's keys.
+        initial: the weights that the task starts from, if they are at hand.
+        saved: where an earlier session of this participant stood, if that is known.
+        patience: seconds to wait for a snapshot.
+
+    Raises:
+        LayoutError: the task has not begun and there is nothing to start from.
+        AggregatorError: the DSP cannot be reached, or nobody sends a snapshot.
+    """
+    crashed = saved is not None
+    if saved is None:
+        saved = _without_memory(link, task, secret, initial, patience)
+        crashed = saved.participant.sequence > 0
+    return _brought_up_to_date(saved, link.status(), task) if crashed else saved
+
+
+def _without_memory(
+    link: HTTPAggregator,
+    task: Task,
+    secret: Secret,
+    initial: npt.NDArray[np.int64] | None,
+    patience: float,
+) -> SessionState:
+    standing = link.status()
+    if initial is not None and standing.oldest <= 1:
+        fresh = ParticipantState()
+        return _state_at(standing, 0, fresh.chain, state_digest(initial), initial)
+    if standing.version == 0:
+        raise LayoutError(
+            "the task has not begun yet: give the initial weights, the file that its "
+            "operator published with the roster"
+        )
+    found = ask_for_snapshot(link, task, secret, patience=patience)
+    return _state_at(
+        standing, found.version, found.chain, found.model_digest, found.weights
+    )
+
+
+def _brought_up_to_date(
+    state: SessionState, standing: Status, task: Task
+) -> SessionState:
+    """Return a saved state that uses no sequence number which was used since then.
+
+    At most Q uploads were under way at a crash, and the network may deliver them yet:
+    so many numbers are passed over. The DSP counts what it is reading when it is asked;
+    what a network holds back for longer than that is not known here, and its batch is
+    trained a second time.
+    """
+    used = max(state.participant.sequence, standing.next_sequence)
+    sequence = used + task.config.pending_limit
+    return msgspec.structs.replace(
+        state,
+        participant=msgspec.structs.replace(state.participant, sequence=sequence),
+        latest_version=max(state.latest_version, standing.version),
+    )
+
+
+def _state_at(
+    standing: Status,
+    version: int,
+    chain: bytes,
+    digest: bytes,
+    weights: npt.NDArray[np.int64],
+) -> SessionState:
+    return SessionState(
+        participant=ParticipantState(
+            sequence=standing.next_sequence, version=version, chain=chain
+        ),
+        released=weights.astype("<i8").tobytes(),
+        pending={},
+        model_digest=digest,
+        latest_version=standing.version,
+        statistics=Statistics(),
+    )
