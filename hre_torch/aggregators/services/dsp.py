@@ -5,27 +5,27 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
 from hre_torch.aggregators.services.caretaker import Caretaker
+from hre_torch.aggregators.services.enquiries import SMALL, Enquiries
 from hre_torch.aggregators.services.errands import Errands, UnreachableError
 from hre_torch.aggregators.services.intake import Expected, Intake
 from hre_torch.aggregators.services.logs import log_event
 from hre_torch.aggregators.services.metrics import Metrics
 from hre_torch.aggregators.services.relay import SnapshotRelay
-from hre_torch.aggregators.services.routes import MEDIA_TYPE, Desk
+from hre_torch.aggregators.services.routes import Desk
 from hre_torch.aggregators.services.steps import Durable, Steps
 from hre_torch.errors import HREError, MessageError
 from hre_torch.protocol.data_service import DataServiceProvider
-from hre_torch.protocol.envelope import Envelope, Header, decode, seal
+from hre_torch.protocol.envelope import Envelope, decode, seal
 from hre_torch.protocol.framing import signed_bytes
 from hre_torch.protocol.messages import (
     Ack,
@@ -36,27 +36,15 @@ from hre_torch.protocol.messages import (
     TransformReply,
     Upload,
 )
-from hre_torch.protocol.requests import (
-    Fetch,
-    Request,
-    Snapshot,
-    SnapshotQuery,
-    SnapshotRequest,
-    Status,
-    StatusRequest,
-)
+from hre_torch.protocol.requests import Fetch, Status, StatusRequest
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task
 
 __all__ = ["DataServiceService"]
 
-_SMALL: Final = 4096
-"""Octets of header that a request or an upload may have; honest ones have 500."""
 _RELEASE_PATIENCE: Final = 10.0
 """Seconds that a fetch waits for a release that is being signed."""
-
-H = TypeVar("H", bound=Header)
 
 
 def _upload_digest(deposit: Deposit) -> bytes:
@@ -102,7 +90,6 @@ class DataServiceService:
         self._order: Envelope[ReleaseOrder] | None = None
         self._backlog = True
         self._forwarding = False
-        self._moments: dict[str, int] = {}
         self._fetching: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._suite = SUITES.get(task.config.suite)
         self._max_bytes = self._suite.max_message_bytes(task)
@@ -113,7 +100,6 @@ class DataServiceService:
 
     def _routes(self) -> list[Route]:
         sizes = self._suite.upload_sizes(self.task)
-        snapshot = 8 * self.task.config.n_values + _SMALL
 
         def check_sizes(upload: Envelope[Upload]) -> None:
             announced = tuple(part.size for part in upload.header.parts)
@@ -124,41 +110,16 @@ class DataServiceService:
                 )
 
         proof = self._suite.proof_size(self.task)
-        uploads = Expected(Upload, _SMALL, proof, sum(sizes), check_sizes)
-        offers = Expected(Snapshot, _SMALL, 0, snapshot)
+        uploads = Expected(Upload, SMALL, proof, sum(sizes), check_sizes)
+        enquiries = Enquiries(self.task, self._desk, self._intake)
         return [
             self._desk.route("/v1/uploads", self._intake, uploads, self._upload),
-            self._request("/v1/fetch", Fetch, self._fetch),
-            self._request("/v1/status", StatusRequest, self._status),
-            self._request("/v1/snapshots/ask", SnapshotRequest, self._ask),
-            self._request("/v1/snapshots/collect", SnapshotQuery, self._collect),
-            self._desk.route("/v1/snapshots", self._intake, offers, self._offer),
-            Route("/v1/snapshots/wanted", self._wanted),
+            enquiries.route("/v1/fetch", Fetch, self._fetch),
+            enquiries.route("/v1/status", StatusRequest, self._status),
+            *self._relay.routes(self._desk, self._intake, enquiries),
             Route("/v1/task", self._show_task),
             *self._desk.housekeeping(),
         ]
-
-    def _request(
-        self,
-        path: str,
-        kind: type[H],
-        answer: Callable[[bytes, Envelope[Any]], Awaitable[Envelope[Any] | None]],
-    ) -> Route:
-        async def work(message: bytes) -> bytes | None:
-            request = decode(message, kind, cfg=self.task.cfg, max_bytes=0)
-            self._check_moment(request.header)  # type: ignore[arg-type]
-            reply = await answer(message, request)
-            return None if reply is None else reply.encode()
-
-        return self._desk.route(path, self._intake, Expected(kind, _SMALL, 0, 0), work)
-
-    def _check_moment(self, request: Request) -> None:
-        newest = self._moments.get(request.sender, -1)
-        if request.moment <= newest:
-            # No refusal: an honest sender's request was doubled on its way, and a
-            # signed refusal could then overtake the answer.
-            raise HTTPException(425, "a request with a later moment has come before")
-        self._moments[request.sender] = request.moment
 
     async def _upload(self, message: bytes) -> bytes:
         if self._backlog or self._forwarding:
@@ -301,29 +262,6 @@ class DataServiceService:
             next_sequence=standing.next_sequence,
         )
         return seal(status, self._secret.signing)
-
-    async def _ask(
-        self, message: bytes, request: Envelope[SnapshotRequest]
-    ) -> Envelope[Any] | None:
-        self._relay.ask(message, request)
-        return None
-
-    async def _collect(
-        self, message: bytes, query: Envelope[SnapshotQuery]
-    ) -> Envelope[Any] | None:
-        return self._relay.collect(query)
-
-    async def _offer(self, message: bytes) -> bytes | None:
-        limit = 8 * self.task.config.n_values + _SMALL
-        snapshot = decode(message, Snapshot, cfg=self.task.cfg, max_bytes=limit)
-        self._relay.offer(message, snapshot)
-        return None
-
-    async def _wanted(self, request: HTTPRequest) -> Response:
-        wanted = self._relay.wanted(request.query_params.get("besides", ""))
-        if wanted is None:
-            return Response(status_code=204)
-        return Response(wanted, media_type=MEDIA_TYPE)
 
     async def _show_task(self, request: HTTPRequest) -> Response:
         return Response(self._published, media_type="application/json")

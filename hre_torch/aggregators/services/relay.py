@@ -9,10 +9,17 @@ forgotten in a restart, since everything can be asked for again.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from hre_torch.aggregators.services.enquiries import SMALL, Enquiries
+from hre_torch.aggregators.services.intake import Expected, Intake
+from hre_torch.aggregators.services.routes import MEDIA_TYPE, Desk
 from hre_torch.errors import TaskError
-from hre_torch.protocol.envelope import Envelope, seal
+from hre_torch.protocol.envelope import Envelope, decode, seal
 from hre_torch.protocol.messages import Upload
 from hre_torch.protocol.requests import (
     Snapshot,
@@ -53,6 +60,37 @@ class SnapshotRelay:
     secret: Secret
     _asked: dict[str, _Asked] = field(default_factory=dict)
     _witnesses: dict[int, dict[str, Witness]] = field(default_factory=dict)
+
+    def routes(self, desk: Desk, intake: Intake, enquiries: Enquiries) -> list[Route]:
+        """Return the routes on which participants ask, look, offer and collect."""
+        offers = Expected(Snapshot, SMALL, 0, 8 * self.task.config.n_values + SMALL)
+
+        async def asked(message: bytes, request: Envelope[Any]) -> None:
+            self.ask(message, request)
+
+        async def collected(
+            message: bytes, query: Envelope[Any]
+        ) -> Envelope[SnapshotReply] | None:
+            return self.collect(query)
+
+        async def offered(message: bytes) -> None:
+            snapshot = decode(
+                message, Snapshot, cfg=self.task.cfg, max_bytes=offers.max_body
+            )
+            self.offer(message, snapshot)
+
+        async def wanted(request: Request) -> Response:
+            message = self.wanted(request.query_params.get("besides", ""))
+            if message is None:
+                return Response(status_code=204)
+            return Response(message, media_type=MEDIA_TYPE)
+
+        return [
+            enquiries.route("/v1/snapshots/ask", SnapshotRequest, asked),
+            enquiries.route("/v1/snapshots/collect", SnapshotQuery, collected),
+            desk.route("/v1/snapshots", intake, offers, offered),
+            Route("/v1/snapshots/wanted", wanted),
+        ]
 
     def witness(self, upload: Envelope[Upload]) -> None:
         """Keep who vouches for the weights that a checked upload is based on."""

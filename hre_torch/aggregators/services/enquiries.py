@@ -1,0 +1,64 @@
+"""Requests that put nothing into the ledger: signed by a participant, answered once.
+
+An answer costs a key transform or a walk through the ledger, so strangers must not ask,
+and nobody may repeat what a participant once asked. A request carries its sender's
+*moment*, nanoseconds of a clock, which must be later than that of all requests before.
+Moments are forgotten in a restart; what is repeated then costs one more answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from hre_torch.aggregators.services.intake import Expected, Intake
+from hre_torch.aggregators.services.routes import Desk
+from hre_torch.protocol.envelope import Envelope, Header, decode
+from hre_torch.protocol.requests import Request
+from hre_torch.protocol.task import Task
+
+__all__ = ["SMALL", "Enquiries"]
+
+SMALL: Final = 4096
+"""Octets of header that a request or an upload may have; honest ones have 500."""
+
+Answer = Callable[[bytes, Envelope[Any]], Awaitable[Envelope[Any] | None]]
+"""Given a request's octets and what they say, returns the reply, None for "nothing"."""
+
+
+class Enquiries:
+    """Makes routes on which such requests are answered.
+
+    Args:
+        task: the task.
+        desk: signs answers and refusals.
+        intake: reads what comes.
+    """
+
+    def __init__(self, task: Task, desk: Desk, intake: Intake) -> None:
+        self._task = task
+        self._desk = desk
+        self._intake = intake
+        self._moments: dict[str, int] = {}
+
+    def route(self, path: str, kind: type[Header], answer: Answer) -> Route:
+        """Return a route on which requests of one kind get an answer."""
+
+        async def work(message: bytes) -> bytes | None:
+            request = decode(message, kind, cfg=self._task.cfg, max_bytes=0)
+            self._check_moment(request.header)  # type: ignore[arg-type]
+            reply = await answer(message, request)
+            return None if reply is None else reply.encode()
+
+        return self._desk.route(path, self._intake, Expected(kind, SMALL, 0, 0), work)
+
+    def _check_moment(self, request: Request) -> None:
+        newest = self._moments.get(request.sender, -1)
+        if request.moment <= newest:
+            # No refusal: an honest sender's request was doubled on its way, and a
+            # signed refusal could then overtake the answer.
+            raise HTTPException(425, "a request with a later moment has come before")
+        self._moments[request.sender] = request.moment
