@@ -19,6 +19,7 @@ from hre_torch.aggregators.http.snapshots import (
     seal_snapshot,
 )
 from hre_torch.deployment.alone import KeyLock
+from hre_torch.deployment.followers import follower_processes
 from hre_torch.deployment.identities import open_role
 from hre_torch.deployment.roster_file import (
     parse_roster,
@@ -38,7 +39,6 @@ from hre_torch.protocol.participant import Opened
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.session_state import SessionState
 from hre_torch.protocol.task import Task
-from hre_torch.protocol.workers import Workers
 
 __all__ = [
     "ConnectedSession",
@@ -106,7 +106,7 @@ def connect(
         file = read_roster(path)
         task = task_of(file, profile_of(file, path.parent))
         task.roster.participant(secret.name)
-        pool = Workers.processes(workers)
+        pool = follower_processes(workers)
         closing.callback(pool.close)
         link = HTTPAggregator(
             secret.name,
