@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -125,6 +126,27 @@ def test_nobody_can_make_the_dsp_forget_what_another_has_not_fetched(serve_http)
     with pytest.raises(SignatureError):
         thief.status()
     assert len(deployment.join("p0").pull()) == 1
+
+
+def test_who_asks_where_it_stands_hears_of_what_it_is_still_sending(serve_http):
+    """So a participant that was killed and is back trains no batch twice."""
+    deployment = serve_http("plain")
+    upload = deployment.seal("p0")
+    link = deployment.connect("p0")
+    host, port = deployment.url.removeprefix("http://").split(":")
+    head = f"POST /v1/uploads HTTP/1.1\r\nhost: x\r\ncontent-length: {len(upload)}"
+    with (
+        socket.create_connection((host, int(port))) as killed,
+        ThreadPoolExecutor(1) as asking,
+    ):
+        killed.sendall(head.encode() + b"\r\n\r\n" + upload[:-10])
+        while "p0" not in deployment.dsp._intake._reading:
+            time.sleep(0.01)
+        standing = asking.submit(link.status)
+        time.sleep(0.2)
+        assert not standing.done()
+        killed.sendall(upload[-10:])
+        assert standing.result().next_sequence == 1
 
 
 def test_a_connection_that_never_asks_is_closed(serve_http, monkeypatch):

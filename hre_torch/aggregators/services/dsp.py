@@ -251,6 +251,9 @@ class DataServiceService:
     ) -> Envelope[Any]:
         await self._care.settled(_RELEASE_PATIENCE)
         name = request.header.sender
+        # Who was killed and is back must hear of what it sent last, and may not do it
+        # again; whatever its machine still sends is read first.
+        await self._intake.quiet(name, _RELEASE_PATIENCE)
         standing = await self._steps.run(lambda: self._role.standing(name))
         status = Status(
             cfg=self.task.cfg,

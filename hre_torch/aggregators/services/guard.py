@@ -1,13 +1,20 @@
-"""Closes connections that never ask anything, so that they cannot crowd others out."""
+"""Keeps connections of strangers from crowding participants out.
+
+Those that never ask anything are closed. A *stranger*, a connection on which no signed
+message has come, has its octets looked at when it is its turn (`turnstile.py`).
+"""
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, Final
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-__all__ = ["HEAD_SECONDS", "MOST_CONNECTIONS", "GuardedProtocol"]
+from hre_torch.aggregators.services.turnstile import Turnstile
+
+__all__ = ["HEAD_SECONDS", "MOST_CONNECTIONS", "VERIFIED", "GuardedProtocol", "guarded"]
 
 HEAD_SECONDS: Final = 10.0
 """How long a request line and its headers may take; an honest client sends them in
@@ -16,26 +23,60 @@ MOST_CONNECTIONS: Final = 512
 """Beyond this, whoever has waited longest without asking anything must go."""
 
 
+VERIFIED: Final = "hre_torch.verified"
+"""Set in the scope of a request that carries a valid signature."""
+_STRANGERS_OCTETS: Final = 16_384
+"""Read at once from a stranger, and kept until its turn."""
+_USUAL_OCTETS: Final = 262_144
+"""What asyncio reads at once."""
+
+
 class GuardedProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 with a deadline for the head of every request.
+    """uvicorn's HTTP/1.1 with a deadline for the head of every request, and turns.
 
     uvicorn itself waits for ever for the first request of a connection.
+
+    Attributes:
+        turnstile: of the server; see `guarded`.
     """
+
+    turnstile: Turnstile
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._deadline: asyncio.TimerHandle | None = None
+        self._request: object = None
+        self._unverified = 2
+        self._queued = 0
 
     def connection_made(  # type: ignore[override]
         self, transport: asyncio.Transport
     ) -> None:
         """Start the clock, and make room if there are too many."""
         super().connection_made(transport)
+        self._read_at_once(_STRANGERS_OCTETS)
         self._start_clock()
         if len(self.connections) > MOST_CONNECTIONS:
             self._make_room()
 
     def data_received(self, data: bytes) -> None:
+        """Take some octets, now or when it is this connection's turn."""
+        if self._queued or self._is_strange():
+            self._queued += 1
+            self.transport.pause_reading()
+            self.turnstile.queue(self.loop, partial(self._take_turn, data))
+        else:
+            self._take(data)
+
+    def _take_turn(self, data: bytes) -> None:
+        self._queued -= 1
+        if self.transport.is_closing():
+            return
+        self._take(data)
+        if not (self._queued or self.flow.read_paused):
+            self.transport.resume_reading()
+
+    def _take(self, data: bytes) -> None:
         """Stop the clock when a request is complete, start it when one has begun."""
         super().data_received(data)
         if self._asks_nothing():
@@ -47,6 +88,22 @@ class GuardedProtocol(H11Protocol):
         """Stop the clock."""
         self._stop_clock()
         super().connection_lost(exc)
+
+    def _is_strange(self) -> bool:
+        """Whether neither this request nor the one before has shown a signature."""
+        if self.scope is not self._request:
+            self._request = self.scope
+            self._unverified += 1
+        if self.scope is not None and VERIFIED in self.scope:
+            self._unverified = 0
+        strange = self._unverified > 1
+        self._read_at_once(_STRANGERS_OCTETS if strange else _USUAL_OCTETS)
+        return strange
+
+    def _read_at_once(self, octets: int) -> None:
+        # asyncio's transport reads that many at once; one of TLS has no such number.
+        if hasattr(self.transport, "max_size"):
+            self.transport.max_size = octets
 
     def _asks_nothing(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
@@ -78,3 +135,8 @@ class GuardedProtocol(H11Protocol):
 
     def _waiting_until(self) -> float:
         return self._deadline.when() if self._deadline is not None else float("inf")
+
+
+def guarded() -> type[GuardedProtocol]:
+    """Return the protocol class of one server, whose connections share a turnstile."""
+    return type("GuardedProtocol", (GuardedProtocol,), {"turnstile": Turnstile()})

@@ -9,6 +9,7 @@ else is read to its end (so that its sender hears why) and thrown away.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any, Final
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
+from hre_torch.aggregators.services.guard import VERIFIED
 from hre_torch.crypto.signatures import SIGNATURE_BYTES
 from hre_torch.errors import HREError, MessageError, TaskError
 from hre_torch.protocol.envelope import Envelope, Header, decode_head
@@ -78,6 +80,7 @@ class Intake:
         self._cfg = cfg
         self._senders = senders
         self._reading: dict[str, list[asyncio.Timeout]] = {}
+        self._left = asyncio.Event()
 
     async def receive(self, request: Request, expected: Expected) -> bytes:
         """Return a message whose head is that of a known sender.
@@ -93,6 +96,8 @@ class Intake:
                 reader.patience = patience
                 async for chunk in request.stream():
                     reader.feed(chunk)
+                    if reader.sender:
+                        request.scope[VERIFIED] = True
         except TimeoutError:
             raise HTTPException(408, "too slow; send the message again") from None
         except ClientDisconnect:
@@ -135,12 +140,21 @@ class Intake:
             if not oldest.expired():
                 oldest.reschedule(0)
 
+    async def quiet(self, sender: str, patience: float) -> None:
+        """Wait until nothing of a sender is being read, or `patience` seconds pass."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while sender in self._reading:
+                    await self._left.wait()
+
     def _leave(self, reader: _Reader) -> None:
         bodies = self._reading.get(reader.sender, [])
         if reader.patience in bodies:
             bodies.remove(reader.patience)
         if not bodies:
             self._reading.pop(reader.sender, None)
+        self._left.set()
+        self._left = asyncio.Event()
 
 
 class _Reader:

@@ -16,7 +16,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from hre_torch.aggregators.addresses import is_loopback
-from hre_torch.aggregators.services.guard import GuardedProtocol
+from hre_torch.aggregators.services.guard import guarded
 from hre_torch.aggregators.services.logs import log_event
 from hre_torch.crypto.modulus import Parameters
 from hre_torch.errors import AggregatorError, UnsupportedError
@@ -25,6 +25,10 @@ __all__ = ["check_exposure", "hosted", "serve"]
 
 _GRACE_SECONDS: Final = 10
 _START_SECONDS: Final = 10.0
+_WAITING_CONNECTIONS: Final = 1024
+"""How many the kernel keeps till they are accepted."""
+_ACCEPTED_AT_ONCE: Final = 4
+"""asyncio accepts as many in one turn of its loop as its argument `backlog` says."""
 
 
 def check_exposure(parameters: Parameters, host: str) -> None:
@@ -100,7 +104,7 @@ def hosted(
     """
     check_exposure(parameters, host)
     with _listening(host, port) as listener:
-        server = uvicorn.Server(_config(app, certificate, private_key))
+        server = _Server(_config(app, certificate, private_key))
         thread = threading.Thread(
             target=server.run, kwargs={"sockets": [listener]}, daemon=True
         )
@@ -116,6 +120,12 @@ def hosted(
 
 class _Server(uvicorn.Server):
     """uvicorn's server; a signal ends it gracefully, and not by that signal again."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start; whoever is not accepted at once waits in the kernel."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_WAITING_CONNECTIONS)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end; asked a second time by Ctrl-C, end at once."""
@@ -137,7 +147,7 @@ def _config(
 ) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=GuardedProtocol,
+        http=guarded(),
         ws="none",
         loop="asyncio",
         lifespan="on",
@@ -146,6 +156,7 @@ def _config(
         server_header=False,
         date_header=False,
         proxy_headers=False,
+        backlog=_ACCEPTED_AT_ONCE,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=_GRACE_SECONDS,
         h11_max_incomplete_event_size=16_384,
@@ -162,7 +173,7 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(1024)
+        listener.listen(_WAITING_CONNECTIONS)
         return listener
     except OSError as error:
         listener.close()
