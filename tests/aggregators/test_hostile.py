@@ -17,7 +17,7 @@ from tests.aggregators.contract import same
 
 pytestmark = pytest.mark.servers
 PROGRAM = Path(__file__).with_name("hostile_clients.py")
-SAMPLES = 50
+PAUSE = 0.05
 
 
 def resident_bytes(process: subprocess.Popen) -> int:
@@ -33,7 +33,8 @@ def latencies(session, count: int) -> list[float]:
         started = time.perf_counter()
         session.push(same(1))
         measured.append(time.perf_counter() - started)
-        time.sleep(0.01)
+        # Uploads that are never released here make every further one slower.
+        time.sleep(PAUSE)
     return measured
 
 
@@ -51,7 +52,7 @@ def attackers_core():
 
 
 def run_attack(
-    make_site, core: int | None, connections: int, burst: int
+    make_site, core: int | None, connections: int, burst: int, samples: int = 50
 ) -> tuple[float, float]:
     """Attack, check everything but time; return honest p99 before and meanwhile."""
     site = make_site("plain", max_additions=8192, pending_limit=2048)
@@ -67,7 +68,7 @@ def run_attack(
     )[1]
     latencies(session, 5)
     session._aggregator.submit = submit
-    baseline = latencies(session, SAMPLES)
+    baseline = latencies(session, samples)
     before = resident_bytes(site.processes["dsp"])
     attackers = subprocess.Popen(
         [
@@ -88,7 +89,7 @@ def run_attack(
     check_answers(seen)
     assert grown < 64 << 20
     assert attacked
-    assert session.statistics.pushes == 5 + SAMPLES + len(attacked)
+    assert session.statistics.pushes == 5 + samples + len(attacked)
     session.close()
     before_ms, meanwhile_ms = (
         1000 * float(np.percentile(each, 99)) for each in (baseline, attacked)
@@ -127,5 +128,7 @@ def test_a_thousand_hostile_connections_get_typed_errors_and_no_memory(
 def test_honest_latency_at_most_doubles_under_20000_hostile_connections(
     make_site, attackers_core, burst
 ):
-    before, meanwhile = run_attack(make_site, attackers_core, 20_000, burst)
+    before, meanwhile = run_attack(
+        make_site, attackers_core, 20_000, burst, samples=400
+    )
     assert meanwhile <= 2 * before
