@@ -160,10 +160,8 @@ class Session:
 
         Raises:
             BackPressure: Q own uploads wait already; nothing was sent or kept.
-            StaleUploadError: the released weights known here are too old; nothing was
-                kept: pull, then push again.
-            AggregatorError: the DSP could not be reached; the sealed bytes are kept
-                and sent again, unchanged, before anything else.
+            StaleUploadError: the weights known here are too old; nothing was kept.
+            AggregatorError: no answer came; the sealed bytes are kept and sent again.
         """
         self.resend()
         limit = self.task.config.pending_limit
