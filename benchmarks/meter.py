@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from benchmarks.memory import MemoryGauge
 
@@ -84,16 +84,6 @@ class Meter:
             if peak is not None:
                 reading.peak_mib = max(peak, reading.peak_mib or 0.0)
         self._open.pop()
-
-    @property
-    def gauged(self) -> bool:
-        """Whether memory is measured too."""
-        return self._gauge is not None
-
-    def note(self, reading: Reading, *phases: str) -> None:
-        """Add a reading that was taken in another process, to one phase or several."""
-        for phase in phases:
-            self.readings.setdefault(phase, []).append(replace(reading))
 
     @contextmanager
     def fixed(self) -> Iterator[None]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
-from functools import partial
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.apart import Apart
-from benchmarks.meter import Meter, Reading
+from benchmarks.meter import Meter
 from benchmarks.system import System
 from benchmarks.weights import Weights
 from benchmarks.workload import Workload
@@ -31,7 +28,7 @@ from hre_torch.protocol.messages import (
     Upload,
 )
 from hre_torch.protocol.participant import LearningParticipant
-from hre_torch.protocol.roster import DATA_SERVICE, KEY_TRANSFORM, Roster, Secret
+from hre_torch.protocol.roster import DATA_SERVICE, KEY_TRANSFORM, Roster
 from hre_torch.protocol.suite import Suite
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task, TaskConfig, sign_task
@@ -93,12 +90,13 @@ class SuiteSystem(System):
             config, roster, workload.parameters, sign_task(config, operator)
         )
         self._most_bytes = chosen.max_message_bytes(self._task)
-        self._threads = workload.threads
         self._workers = Workers.processes(workload.threads)
         self._data_service = DataServiceProvider(
             self._task, secrets[DATA_SERVICE], self._workers, observe=self._observe
         )
-        self._key_transform = Apart(partial(self._serve_key_transform, secrets))
+        self._key_transform = KeyTransformServer(
+            self._task, secrets[KEY_TRANSFORM], self._workers
+        )
         self._participants = [
             LearningParticipant(self._task, secrets[name], self._workers)
             for name in names
@@ -120,37 +118,8 @@ class SuiteSystem(System):
         return opened
 
     def close(self) -> None:
-        """End the other processes."""
-        self._key_transform.close()
+        """End the worker processes."""
         self._workers.close()
-
-    @contextmanager
-    def _serve_key_transform(
-        self, secrets: Mapping[str, Secret]
-    ) -> Iterator[Mapping[str, Callable[[bytes], bytes]]]:
-        """Yield what the KTS answers; made and called in the KTS's own process."""
-        workers = Workers.processes(self._threads)
-        server = KeyTransformServer(self._task, secrets[KEY_TRANSFORM], workers)
-        try:
-            yield {
-                "deposit": lambda m: server.deposit(self._decode(m, Deposit)).encode(),
-                "approve": lambda m: server.approve(
-                    self._decode(m, ReleaseOrder)
-                ).encode(),
-                "transform": lambda m: server.transform(
-                    self._decode(m, TransformRequest)
-                ).encode(),
-            }
-        finally:
-            workers.close()
-
-    def _ask(self, what: str, message: bytes) -> tuple[bytes, Reading]:
-        """Return the KTS's answer and what it took."""
-        answer, reading = self._key_transform.call(
-            what, message, gauged=self._meter.gauged
-        )
-        reading.bytes = len(message) + len(answer)
-        return answer, reading
 
     def _observe(self, phase: str) -> AbstractContextManager[Any]:
         """Measure what the DSP does inside another phase and no message brackets."""
@@ -175,10 +144,12 @@ class SuiteSystem(System):
                 admitted = self._data_service.admit(self._decode(upload, Upload))
             deposit = admitted.encode()
         inner.bytes = len(upload)
-        receipt, kts = self._ask("deposit", deposit)
+        with self._meter("kts_push") as kts:
+            logged = self._key_transform.deposit(self._decode(deposit, Deposit))
+            receipt = logged.encode()
         with self._meter("dsp_push", resume=dsp):
             ack = self._data_service.confirm(self._decode(receipt, Receipt)).encode()
-        self._meter.note(kts, "kts_push")
+        kts.bytes = len(deposit) + len(receipt)
         dsp.bytes = len(upload) + kts.bytes + len(ack)
 
     def _release(self) -> None:
@@ -186,11 +157,12 @@ class SuiteSystem(System):
             # Everybody has uploaded, so there is something to release.
             proposed = cast("Envelope[ReleaseOrder]", self._data_service.propose())
             order = proposed.encode()
-        release, kts = self._ask("approve", order)
-        self._meter.note(kts, "kts_release")
+        with self._meter("kts_release") as kts:
+            signed = self._key_transform.approve(self._decode(order, ReleaseOrder))
+            release = signed.encode()
         with self._meter("dsp_release", resume=dsp):
             self._data_service.record(self._decode(release, Release))
-        dsp.bytes = kts.bytes
+        dsp.bytes = kts.bytes = len(order) + len(release)
 
     def _transform(
         self, participant: LearningParticipant, role_suffix: str, phase_suffix: str
@@ -205,15 +177,20 @@ class SuiteSystem(System):
         ):
             request = server.begin(name, *releases).encode()
         inner.bytes = len(request)
-        reply, kts = self._ask("transform", request)
-        meter.note(kts, f"kts_recipient{role_suffix}")
-        meter.note(replace(kts, bytes=len(reply)), f"second_phase{phase_suffix}")
+        with (
+            meter(f"kts_recipient{role_suffix}") as kts,
+            meter(f"second_phase{phase_suffix}") as inner,
+        ):
+            received = self._decode(request, TransformRequest)
+            reply = self._key_transform.transform(received).encode()
+        inner.bytes = len(reply)
         with (
             meter(f"dsp_recipient{role_suffix}", resume=dsp),
             meter("finish") as inner,
         ):
             download = server.finish(self._decode(reply, TransformReply)).encode()
         inner.bytes = len(download)
+        kts.bytes = len(request) + len(reply)
         dsp.bytes = kts.bytes + len(download)
         return download
 
