@@ -208,20 +208,9 @@ def train_participant(
         if memory is not None:
             memory.keep_if_due(partial(remembered, number + 1), session)
         if (number + 1) % len(batches) == 0 or number + 1 == end:
-            report(
-                {
-                    "event": "epoch",
-                    "participant": session.name,
-                    "epoch": round((number + 1) / len(batches), 3),
-                    "loss": learner.take_loss(),
-                    "version": session.version,
-                    "staleness": session.staleness,
-                    "pending": session.pending,
-                    "seconds": round(time.perf_counter() - started, 3),
-                    "bytes_up": session.statistics.bytes_up,
-                    "bytes_down": session.statistics.bytes_down,
-                }
-            )
+            epoch = round((number + 1) / len(batches), 3)
+            seconds = round(time.perf_counter() - started, 3)
+            report(_epoch_record(session, learner, epoch, seconds))
     learner.flush()
     _catch_up(session)
     if memory is not None and part + 1 == parts:
@@ -230,6 +219,24 @@ def train_participant(
         memory.keep(remembered(max(first, end)))
     score = evaluate(released_model(learner.model, session, recipe.buffers), data.test)
     return Participation(score.accuracy, session.version, session.released())
+
+
+def _epoch_record(
+    session: Session, learner: Learner, epoch: float, seconds: float
+) -> dict[str, Any]:
+    """Return what is reported of an epoch; the loss is that since the last report."""
+    return {
+        "event": "epoch",
+        "participant": session.name,
+        "epoch": epoch,
+        "loss": learner.take_loss(),
+        "version": session.version,
+        "staleness": session.staleness,
+        "pending": session.pending,
+        "seconds": seconds,
+        "bytes_up": session.statistics.bytes_up,
+        "bytes_down": session.statistics.bytes_down,
+    }
 
 
 def _catch_up(session: Session) -> None:
