@@ -9,7 +9,8 @@ after the same few rounds of one local step, push and pull:
   participants, and nothing else;
 - `federation`: the same, and DSP, KTS and all participants' sessions in that process;
 - `torch, alone` and `participant`: the same with one model, where the servers and the
-  other participants are in another process.
+  other participants are in another process;
+- `participant, 8 waiting`: the same, and then eight more pushes that nobody releases.
 
 What is *over torch* is the difference to the row with as many models. Batches are small
 on purpose: large ones need memory in the backward pass that is free again when an
@@ -24,6 +25,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Final
 
@@ -45,6 +47,7 @@ __all__ = ["main"]
 
 _SHAPE: Final = (2, 3, 32, 32)
 _ROUNDS: Final = 3
+_WAITING: Final = 8
 _NEVER: Final = 10**9
 _SPAWN: Final = multiprocessing.get_context("spawn")
 
@@ -105,7 +108,7 @@ def _federation(work: _Work) -> float:
         return _train(models, [federation.join() for _ in models])
 
 
-def _participant(work: _Work) -> float:
+def _participant(work: _Work, waiting: int = 0) -> float:
     models = work.models(1)
     here, there = _SPAWN.Pipe()
     servers = _SPAWN.Process(target=_serve, args=(there, work))
@@ -115,7 +118,7 @@ def _participant(work: _Work) -> float:
     initial = np.frombuffer(here.recv_bytes(), dtype=np.int64)
     session = Session(task, secret, _Piped(here), initial)
     del initial
-    peak = _train(models, [session])
+    peak = _train(models, [session], waiting)
     here.send_bytes(b"")
     servers.join()
     return peak
@@ -126,6 +129,7 @@ _ROWS: Final = (
     ("federation", _federation),
     ("torch, alone", _torch_alone),
     ("participant", _participant),
+    (f"participant, {_WAITING} waiting", partial(_participant, waiting=_WAITING)),
 )
 
 
@@ -140,8 +144,16 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def _train(models: Sequence[nn.Module], sessions: Sequence[Session]) -> float:
-    """Play the rounds: all step and push, then all pull; return the peak in MiB."""
+def _train(
+    models: Sequence[nn.Module], sessions: Sequence[Session], waiting: int = 0
+) -> float:
+    """Play the rounds: all step and push, then all pull; return the peak in MiB.
+
+    Args:
+        models: one per session.
+        sessions: the participants.
+        waiting: how many more pushes follow, of everybody, without a pull.
+    """
     optimizers = [
         HREOptimizer(
             _sgd(model), session, module=model, push_every=_NEVER, pull_every=_NEVER
@@ -154,6 +166,10 @@ def _train(models: Sequence[nn.Module], sessions: Sequence[Session]) -> float:
             optimizer.push()
         for optimizer in optimizers:
             optimizer.pull()
+    for _ in range(waiting):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            _step(model, optimizer)
+            optimizer.push()
     return peak_mib()
 
 
@@ -187,6 +203,7 @@ def _serve(pipe: Connection, work: _Work) -> None:
         others = [federation.join(name) for name in names]
         zeros = np.zeros(federation.task.config.n_values, dtype=np.int16)
         pipe.send_bytes(others[0].released().data.cast("B"))
+        rounds = _ROUNDS
         while message := pipe.recv_bytes():
             if len(message) == 4:
                 for download in federation.servers.fetch(
@@ -195,10 +212,12 @@ def _serve(pipe: Connection, work: _Work) -> None:
                     pipe.send_bytes(download)
                 pipe.send_bytes(b"")
                 continue
-            for other in others:
+            answer = federation.servers.submit(first, message)
+            rounds -= 1
+            for other in others if rounds >= 0 else ():
                 other.pull()
                 other.push(zeros)
-            pipe.send_bytes(federation.servers.submit(first, message))
+            pipe.send_bytes(answer)
 
 
 if __name__ == "__main__":

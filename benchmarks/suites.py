@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.key_transform import ReplayedKeyTransform
 from benchmarks.meter import Meter
 from benchmarks.system import System
 from benchmarks.weights import Weights
@@ -17,14 +18,11 @@ from hre_torch.crypto.signatures import SigningKey
 from hre_torch.errors import EncodingError
 from hre_torch.protocol.data_service import DataServiceProvider
 from hre_torch.protocol.envelope import Envelope, Header, decode
-from hre_torch.protocol.key_transform import KeyTransformServer
 from hre_torch.protocol.messages import (
-    Deposit,
     Receipt,
     Release,
     ReleaseOrder,
     TransformReply,
-    TransformRequest,
     Upload,
 )
 from hre_torch.protocol.participant import LearningParticipant
@@ -58,6 +56,8 @@ class SuiteSystem(System):
        further recipients are called `first_phase_cached` and `second_phase_cached`.
     5. `client_pull`: the recipient checks and opens (`decrypt`) the download and loads
        the new weights into parameters.
+
+    The phases of the KTS are measured at the end of the round: `ReplayedKeyTransform`.
 
     Args:
         suite: name in the registry of suites.
@@ -94,8 +94,11 @@ class SuiteSystem(System):
         self._data_service = DataServiceProvider(
             self._task, secrets[DATA_SERVICE], self._workers, observe=self._observe
         )
-        self._key_transform = KeyTransformServer(
-            self._task, secrets[KEY_TRANSFORM], self._workers
+        self._key_transform = ReplayedKeyTransform(
+            self._task,
+            secrets[KEY_TRANSFORM],
+            self._workers,
+            most_bytes=self._most_bytes,
         )
         self._participants = [
             LearningParticipant(self._task, secrets[name], self._workers)
@@ -115,6 +118,7 @@ class SuiteSystem(System):
         opened = [self._pull(first, self._transform(first, "_first", ""))]
         for each in others:
             opened.append(self._pull(each, self._transform(each, "", "_cached")))
+        self._key_transform.replay(meter)
         return opened
 
     def close(self) -> None:
@@ -144,25 +148,20 @@ class SuiteSystem(System):
                 admitted = self._data_service.admit(self._decode(upload, Upload))
             deposit = admitted.encode()
         inner.bytes = len(upload)
-        with self._meter("kts_push") as kts:
-            logged = self._key_transform.deposit(self._decode(deposit, Deposit))
-            receipt = logged.encode()
+        receipt = self._key_transform.deposit(deposit)
         with self._meter("dsp_push", resume=dsp):
             ack = self._data_service.confirm(self._decode(receipt, Receipt)).encode()
-        kts.bytes = len(deposit) + len(receipt)
-        dsp.bytes = len(upload) + kts.bytes + len(ack)
+        dsp.bytes = len(upload) + len(deposit) + len(receipt) + len(ack)
 
     def _release(self) -> None:
         with self._meter("dsp_release") as dsp:
             # Everybody has uploaded, so there is something to release.
             proposed = cast("Envelope[ReleaseOrder]", self._data_service.propose())
             order = proposed.encode()
-        with self._meter("kts_release") as kts:
-            signed = self._key_transform.approve(self._decode(order, ReleaseOrder))
-            release = signed.encode()
+        release = self._key_transform.approve(order)
         with self._meter("dsp_release", resume=dsp):
             self._data_service.record(self._decode(release, Release))
-        dsp.bytes = kts.bytes = len(order) + len(release)
+        dsp.bytes = len(order) + len(release)
 
     def _transform(
         self, participant: LearningParticipant, role_suffix: str, phase_suffix: str
@@ -177,21 +176,16 @@ class SuiteSystem(System):
         ):
             request = server.begin(name, *releases).encode()
         inner.bytes = len(request)
-        with (
-            meter(f"kts_recipient{role_suffix}") as kts,
-            meter(f"second_phase{phase_suffix}") as inner,
-        ):
-            received = self._decode(request, TransformRequest)
-            reply = self._key_transform.transform(received).encode()
-        inner.bytes = len(reply)
+        reply = self._key_transform.transform(
+            request, f"kts_recipient{role_suffix}", f"second_phase{phase_suffix}"
+        )
         with (
             meter(f"dsp_recipient{role_suffix}", resume=dsp),
             meter("finish") as inner,
         ):
             download = server.finish(self._decode(reply, TransformReply)).encode()
         inner.bytes = len(download)
-        kts.bytes = len(request) + len(reply)
-        dsp.bytes = kts.bytes + len(download)
+        dsp.bytes = len(request) + len(reply) + len(download)
         return download
 
     def _pull(
