@@ -134,6 +134,7 @@ def test_an_unknown_key_is_named_with_its_path_and_nearest_spelling(
         ("train.optimizer=adamm", "train.optimizer", "adam", "adagrad, adam, adamw"),
         ("train.schedule=cosin", "train.schedule", "cosine", "cosine, none, onecycle"),
         ("combine=meen", "combine", "mean", "mean, sum"),
+        ("train.precision=float16", "train.precision", "bfloat16", "bfloat16, float32"),
     ],
 )
 def test_a_wrong_word_is_named_with_what_is_allowed_and_the_nearest_spelling(
@@ -157,6 +158,7 @@ def test_a_wrong_word_is_named_with_what_is_allowed_and_the_nearest_spelling(
         ("train.clip=-1", "train.clip is -1, but must be greater than 0"),
         ("train.epochs=null", "train.epochs is None, but must be a valid number"),
         ("train.speeds=[1, 0]", "train.speeds.1 is 0, but must be greater than 0"),
+        ("train.memory_format=1", "train.memory_format is 1, but must be 'contiguous'"),
         ("data.augment=perhaps", "data.augment is 'perhaps', but must be"),
         ("data.split={dirichlet: 0}", "data.split.dirichlet is 0, but must be greater"),
     ],

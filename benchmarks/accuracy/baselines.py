@@ -13,12 +13,11 @@ from typing import Final
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from hre_torch.data.images import Data
 from hre_torch.data.partition import Batches
-from hre_torch.models import build_model
-from hre_torch.recipes import Recipe
+from hre_torch.recipes import Recipe, TrainSection
+from hre_torch.training.arithmetic import classify, recipe_model
 from hre_torch.training.assembly import make_batches, steps_of
 from hre_torch.training.evaluation import evaluate
 
@@ -62,7 +61,7 @@ def alone(recipe: Recipe, data: Data) -> list[Point]:
 
 def _train(recipe: Recipe, data: Data, batches: Batches) -> list[Point]:
     train = recipe.train
-    model = build_model(recipe.model.name, train.seed, **recipe.model.options)
+    model = recipe_model(recipe)
     steps = steps_of(recipe, batches)
     optimizer = train.make_optimizer(model.parameters())
     scheduler = train.make_scheduler(optimizer, steps)
@@ -70,23 +69,28 @@ def _train(recipe: Recipe, data: Data, batches: Batches) -> list[Point]:
     curve = []
     with torch_settings(recipe):
         for step in range(steps):
-            local_step(model, optimizer, batches, step)
+            local_step(model, optimizer, batches, step, train)
             if scheduler is not None:
                 scheduler.step()
             if step + 1 in due:
-                accuracy = evaluate(model.eval(), data.test).accuracy
+                accuracy = evaluate(model.eval(), data.test, train).accuracy
                 model.train()
                 curve.append(Point((step + 1) / len(batches), accuracy))
     return curve
 
 
 def local_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, step: int
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Batches,
+    step: int,
+    train: TrainSection,
 ) -> None:
-    """Make one step of plain torch on batch number `step`."""
+    """Make one step of plain torch on batch number `step`, as precise as a run's."""
     images, labels = batches.batch(step)
     optimizer.zero_grad()
-    functional.cross_entropy(model(images), labels).backward()
+    _, loss = classify(model, images, labels, train)
+    loss.backward()
     optimizer.step()
 
 

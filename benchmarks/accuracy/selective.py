@@ -19,9 +19,9 @@ from torch import nn
 from benchmarks.accuracy.baselines import POINTS, Point, local_step, torch_settings
 from hre_torch.data.images import Data
 from hre_torch.data.partition import Batches
-from hre_torch.models import build_model
 from hre_torch.optim.flatten import FlatView
 from hre_torch.recipes import Recipe
+from hre_torch.training.arithmetic import recipe_model
 from hre_torch.training.assembly import make_batches, steps_of
 from hre_torch.training.evaluation import evaluate
 from hre_torch.training.selective import SelectiveServer, largest
@@ -41,7 +41,7 @@ def selective(recipe: Recipe, data: Data, *, share: float) -> list[Point]:
     shares = make_batches(recipe, data)
     totals = [steps_of(recipe, batches) for batches in shares]
     everything = sum(totals)
-    model = build_model(recipe.model.name, train.seed, **recipe.model.options)
+    model = recipe_model(recipe)
     view = FlatView.of(model)
     server = SelectiveServer(view.read())
     done, begin, curve = 0, 0, []
@@ -60,7 +60,7 @@ def selective(recipe: Recipe, data: Data, *, share: float) -> list[Point]:
                 earlier, done = done, done + len(steps)
                 if earlier * POINTS // everything < done * POINTS // everything:
                     view.write(server.weights)
-                    accuracy = evaluate(model.eval(), data.test).accuracy
+                    accuracy = evaluate(model.eval(), data.test, train).accuracy
                     model.train()
                     curve.append(Point(train.epochs * done / everything, accuracy))
             begin += train.push_every
@@ -77,4 +77,4 @@ def _turn(
         for group in optimizer.param_groups:
             group["lr"] *= (1 + math.cos(math.pi * progress)) / 2
     for step in steps:
-        local_step(model, optimizer, batches, step)
+        local_step(model, optimizer, batches, step, train)

@@ -28,6 +28,7 @@ from hre_torch.protocol.session import Session
 from hre_torch.protocol.task import TaskConfig
 from hre_torch.protocol.vectors import state_digest
 from hre_torch.recipes import Recipe
+from hre_torch.training.arithmetic import recipe_model
 from hre_torch.training.checkpoint import recipe_digest
 from hre_torch.training.evaluation import evaluate, released_model
 from hre_torch.training.learner import Learner
@@ -177,7 +178,7 @@ def train_participant(
         past = memory.recall(session.name, session.task.cfg, digest)
     learner = Learner(
         recipe,
-        build_model(recipe.model.name, recipe.train.seed, **recipe.model.options),
+        recipe_model(recipe),
         session,
         batches,
         steps=steps,
@@ -217,7 +218,8 @@ def train_participant(
         memory.forget()
     elif memory is not None:
         memory.keep(remembered(max(first, end)))
-    score = evaluate(released_model(learner.model, session, recipe.buffers), data.test)
+    model = released_model(learner.model, session, recipe.buffers)
+    score = evaluate(model, data.test, recipe.train)
     return Participation(score.accuracy, session.version, session.released())
 
 

@@ -28,6 +28,10 @@ _OPTIMIZERS: Final = {
     "adagrad": torch.optim.Adagrad,
 }
 _WITH_MOMENTUM: Final = ("sgd", "rmsprop")
+_LAYOUTS: Final = {
+    "contiguous": torch.contiguous_format,
+    "channels_last": torch.channels_last,
+}
 _STALENESS: Final = {"constant": Constant, "polynomial": Polynomial, "hinge": Hinge}
 
 
@@ -121,6 +125,13 @@ class TrainSection(_Section):
     threads: Count = Field(
         1, description="threads of torch; more than one helps large networks only"
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="of forward pass and loss; parameters and exchange stay float32",
+    )
+    memory_format: Literal["contiguous", "channels_last"] = Field(
+        "contiguous", description="how images and 4-d weights lie in memory"
+    )
     evaluate_every: Positive = Field(
         1.0, description="epochs from one test of the released weights to the next"
     )
@@ -149,6 +160,11 @@ class TrainSection(_Section):
         """Return the weight of an update as a function of its staleness."""
         weight: StalenessWeight = _STALENESS[self.staleness_weight]()
         return weight
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """The memory format as torch names it."""
+        return _LAYOUTS[self.memory_format]
 
     @property
     def has_momentum(self) -> bool:

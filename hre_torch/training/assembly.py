@@ -9,6 +9,7 @@ from hre_torch.federation import Federation
 from hre_torch.models import build_model
 from hre_torch.observer import Observer
 from hre_torch.recipes import Recipe
+from hre_torch.training.arithmetic import recipe_model
 from hre_torch.training.learner import Learner
 from hre_torch.training.phases import PhaseBook
 from hre_torch.training.state import RunState
@@ -111,7 +112,7 @@ def make_learners(
     return [
         Learner(
             recipe,
-            build_model(recipe.model.name, recipe.train.seed, **recipe.model.options),
+            recipe_model(recipe),
             federation.join(name),
             share,
             steps=steps_of(recipe, share),

@@ -9,11 +9,12 @@ from typing import Final
 import safetensors.torch
 import torch
 from torch import nn
-from torch.nn import functional
 
 from hre_torch.data.images import ImageSet
 from hre_torch.optim.flatten import Buffers, FlatView
 from hre_torch.protocol.session import Session
+from hre_torch.recipes import TrainSection
+from hre_torch.training.arithmetic import classify
 
 __all__ = ["Score", "evaluate", "released_model", "weights_file"]
 
@@ -56,11 +57,11 @@ def weights_file(model: nn.Module) -> bytes:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, images: ImageSet) -> Score:
-    """Classify all images with a model in evaluation mode."""
+def evaluate(model: nn.Module, images: ImageSet, train: TrainSection) -> Score:
+    """Classify all images in evaluation mode, as precisely as `train` trains."""
     right, loss = 0, 0.0
     for batch, labels in images.batches(_BATCH):
-        logits = model(batch)
+        logits, losses = classify(model, batch, labels, train, reduction="sum")
         right += int((logits.argmax(dim=1) == labels).sum())
-        loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
+        loss += float(losses)
     return Score(right / len(images), loss / len(images))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 
 from torch import nn
-from torch.nn import functional
 
 from hre_torch.data.partition import Batches
 from hre_torch.errors import BackPressure, NonFiniteError
@@ -13,6 +12,7 @@ from hre_torch.observer import Observer
 from hre_torch.optim import HREOptimizer
 from hre_torch.protocol.session import Session
 from hre_torch.recipes import Recipe
+from hre_torch.training.arithmetic import classify, restore_layout
 from hre_torch.training.state import LearnerState
 
 __all__ = ["Learner"]
@@ -48,7 +48,7 @@ class Learner:
         self.session = session
         self._batches = batches
         self._observe = session.observe = observe
-        train = recipe.train
+        train = self._train = recipe.train
         inner = train.make_optimizer(model.parameters())
         self._scheduler = train.make_scheduler(inner, steps)
         self.optimizer = HREOptimizer(
@@ -72,7 +72,7 @@ class Learner:
         with self._observe("train"):
             images, labels = self._batches.batch(number)
             self.optimizer.zero_grad()
-            loss = functional.cross_entropy(self.model(images), labels)
+            _, loss = classify(self.model, images, labels, self._train)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             if self._scheduler is not None:
@@ -135,6 +135,7 @@ class Learner:
     def _restore(self, state: LearnerState) -> None:
         self.model.load_state_dict(state.model)
         self.optimizer.load_state_dict(state.optimizer)
+        restore_layout(self.optimizer)
         if self._scheduler is not None and state.scheduler is not None:
             self._scheduler.load_state_dict(state.scheduler)
         self._loss_sum, self._loss_count = state.loss_sum, state.loss_count

@@ -202,7 +202,9 @@ class Runner:
 
     def _evaluate(self) -> None:
         with self._observe_evaluation("evaluate"):
-            score = self.score = evaluate(self.released_model(), self._test)
+            score = self.score = evaluate(
+                self.released_model(), self._test, self.recipe.train
+            )
         totals = self.totals()
         self._tell(
             "evaluation",

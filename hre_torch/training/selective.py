@@ -25,14 +25,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn import functional
 
 from hre_torch.data.images import Data
 from hre_torch.data.partition import Batches
 from hre_torch.errors import RecipeError
-from hre_torch.models import build_model
 from hre_torch.optim.flatten import FlatView
 from hre_torch.recipes import Recipe
+from hre_torch.training.arithmetic import classify, recipe_model
 from hre_torch.training.assembly import make_batches, steps_of
 from hre_torch.training.evaluation import Score, evaluate
 from hre_torch.training.schedule import Schedule
@@ -92,8 +91,7 @@ class _Participant:
     """One participant's model, optimizer and batches."""
 
     def __init__(self, recipe: Recipe, batches: Batches) -> None:
-        build = recipe.model
-        self.model = build_model(build.name, recipe.train.seed, **build.options)
+        self.model = recipe_model(recipe)
         self.view = FlatView.of(self.model)
         self.optimizer = recipe.train.make_optimizer(self.model.parameters())
         self.batches = batches
@@ -165,7 +163,7 @@ class SelectiveRun:
         own = view.read()
         view.write(self.server.weights)
         model.eval()
-        found = evaluate(model, self._data.test)
+        found = evaluate(model, self._data.test, self._recipe.train)
         model.train()
         view.write(own)
         return found
@@ -181,7 +179,7 @@ class SelectiveRun:
     def _step(self, one: _Participant, number: int) -> None:
         images, labels = one.batches.batch(number)
         one.optimizer.zero_grad()
-        loss = functional.cross_entropy(one.model(images), labels)
+        _, loss = classify(one.model, images, labels, self._recipe.train)
         loss.backward()  # type: ignore[no-untyped-call]
         one.optimizer.step()
 
