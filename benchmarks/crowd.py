@@ -20,7 +20,8 @@ from hre_torch.protocol.session import Session
 __all__ = ["Crowd", "measure_crowd"]
 
 _CLIENT_PROCESSES: Final = 2
-_POLL_SECONDS: Final = 0.05
+_POLLS_PER_SECOND: Final = 100
+"""Of all participants together: who asks more often measures the asking."""
 _SAMPLE_SECONDS: Final = 0.5
 _FEWEST_VERSIONS: Final = 8
 """Readings of fewer releases tell nothing of growth."""
@@ -162,6 +163,7 @@ def _take_part(servers: Loopback, names: Sequence[str], releases: int) -> Crowd:
 def _train(session: Session, releases: int, heard: Crowd) -> None:
     """Push, wait until it is released, push again, until so many releases are here."""
     number = int(session.name[1:])
+    poll_seconds = len(session.task.roster.names) / _POLLS_PER_SECOND
     generator = np.random.default_rng(number)
     update = generator.integers(-999, 1000, session.released().size).astype(np.int32)
     try:
@@ -172,7 +174,7 @@ def _train(session: Session, releases: int, heard: Crowd) -> None:
                 heard.push.append(time.perf_counter() - started)
             except (BackPressure, StaleUploadError):
                 heard.waited += 1
-            _await_release(session, releases)
+            _await_release(session, releases, poll_seconds)
             heard.release.append(time.perf_counter() - started)
     except HREError as error:
         heard.errors.append(f"{session.name}: {type(error).__name__}: {error}")
@@ -180,8 +182,8 @@ def _train(session: Session, releases: int, heard: Crowd) -> None:
         session.close()
 
 
-def _await_release(session: Session, releases: int) -> None:
+def _await_release(session: Session, releases: int, poll_seconds: float) -> None:
     session.pull()
     while session.pending and session.version < releases:
-        time.sleep(_POLL_SECONDS)
+        time.sleep(poll_seconds)
         session.pull()

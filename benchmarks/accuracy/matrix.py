@@ -1,9 +1,9 @@
 """What is compared: networks, participants, splits, seeds and methods, as cells.
 
 A cell is one training. Its recipe is the network's of `recipes/`, changed as little as
-the number of participants asks for: smaller batches, so that a share holds enough of
-them, t = 4/5 P (with thirty participants and uneven splits, P/2 diverges), and a pull
-after every push. All participants are equally fast but for the schedule's jitter.
+the comparison asks for: batches of which four participants' together are as large as a
+pooled one, t = 4/5 P (with thirty participants and uneven splits, P/2 diverges), and a
+pull after every push. All participants are equally fast but for the schedule's jitter.
 Who is faster finishes its epochs earlier, and where splits are uneven the model
 forgets its classes while the others go on: with the recipe's speeds `mnist_mlp` fell
 from 91.4 % to 85.4 % in the last two of 18 epochs (four participants, Dirichlet 0.3).
@@ -52,7 +52,10 @@ class Network:
     Attributes:
         images: in the training set.
         epochs: passes over the images, the same for every method.
-        batch_sizes: participants to images per local step.
+        pooled_batch_size: images per step of pooled training.
+        batch_sizes: participants to images per local step. Four participants make an
+            average step of as many images as the pooled one; with thirty of them steps
+            of so few images would take too long.
         microseconds: to train one image by plain torch, and by the federated run with
             its share of the exchange, in suite `plain` on one core. They make the
             plan's hours and nothing else; those of perceptrons are rounded from
@@ -63,6 +66,7 @@ class Network:
 
     images: int
     epochs: int
+    pooled_batch_size: int
     batch_sizes: dict[int, int]
     microseconds: tuple[float, float]
     overrides: tuple[str, ...] = ()
@@ -74,11 +78,11 @@ class Network:
 _BFLOAT16: Final = "train.precision=bfloat16"
 _BOTH: Final = (_BFLOAT16, "train.memory_format=channels_last")
 _NETWORKS: Final = {
-    "digits_mlp": Network(1_437, 50, {4: 16}, (20, 60)),
-    "mnist_mlp": Network(60_000, 18, {4: 256, 8: 128, 30: 64}, (20, 45)),
-    "mnist_cnn": Network(60_000, 8, {4: 128, 8: 64, 30: 32}, (170, 200), _BOTH),
-    "cifar_cnn": Network(50_000, 8, {4: 32, 30: 16}, (530, 630), _BOTH),
-    "cifar_resnet20": Network(50_000, 15, {4: 128}, (3300, 3400), (_BFLOAT16,)),
+    "digits_mlp": Network(1_437, 50, 64, {4: 16}, (20, 60)),
+    "mnist_mlp": Network(60_000, 18, 256, {4: 64, 8: 32, 30: 16}, (20, 45)),
+    "mnist_cnn": Network(60_000, 10, 128, {4: 32, 8: 16, 30: 16}, (170, 200), _BOTH),
+    "cifar_cnn": Network(50_000, 8, 64, {4: 16, 30: 16}, (530, 630), _BOTH),
+    "cifar_resnet20": Network(50_000, 15, 128, {4: 32}, (3300, 3400), (_BFLOAT16,)),
 }
 
 
@@ -130,6 +134,9 @@ class Cell:
             RecipeError: a shipped recipe is missing or was changed beyond use.
         """
         case, network = self.case, _NETWORKS[self.case.network]
+        batch_size = network.batch_sizes[case.participants]
+        if self.method == "pooled":
+            batch_size = network.pooled_batch_size
         overrides = [
             "suite=plain",
             "workers=1",
@@ -137,7 +144,7 @@ class Cell:
             f"participants={case.participants}",
             f"min_contributions={case.participants * 4 // 5}",
             f"train.epochs={case.epochs}",
-            f"train.batch_size={network.batch_sizes[case.participants]}",
+            f"train.batch_size={batch_size}",
             "train.schedule=cosine",
             "train.speeds=[1.0]",
             "train.pull_every=${train.push_every}",
@@ -191,7 +198,7 @@ def _case(
 ) -> Iterator[Cell]:
     """Yield one seed of a case; cells that several cases share come several times."""
     case = Case(network, participants, alpha, epochs or _NETWORKS[network].epochs)
-    # Pooled images know no participants: the batches are those of four.
+    # Pooled images know no participants and no split.
     shared = replace(case, participants=4, alpha=None)
     yield Cell(shared, 0, "equality")
     yield Cell(shared, seed, "pooled")
