@@ -156,7 +156,7 @@ class DataServiceProvider(DownloadServer):
             version=self.version,
             oldest=min(self._shelf.releases, default=self.version + 1),
             next_sequence=self._ledger.next_sequence(name),
-            pending=len(self._ledger.unreleased(name)),
+            pending=self._ledger.waiting(name),
         )
 
     def propose(self) -> Envelope[ReleaseOrder] | None:
@@ -200,7 +200,7 @@ class DataServiceProvider(DownloadServer):
         self._summed = None
         self._ledger.release(proposal, header.commitment)
         self._shelf.release(proposal, release, total)
-        self._ledger.forget(self._shelf.fetched)
+        self._forget_lines()
 
     def _checked(self, header: Release) -> Proposal:
         proposal = self._ledger.check(

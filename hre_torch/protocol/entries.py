@@ -67,7 +67,6 @@ class LedgerState(msgspec.Struct):
     chain: bytes
     entries: list[Entry]
     newest: dict[str, int]
-    models: dict[int, bytes]
 
 
 def chain_after(

@@ -11,6 +11,8 @@ what a step told its journal holds even if the step then raises an `HREError`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.entries import Entry
 from hre_torch.protocol.envelope import Envelope
@@ -25,7 +27,8 @@ class Journal:
 
     An order in which both servers' journals are called in a quiet task:
     `entered`, `accepted` for every upload, `released` for every release, then `fetched`
-    as participants open it, and `forgotten` when everybody has.
+    as participants open it, `forgotten` when everybody has, and `outlived` S releases
+    later.
     """
 
     def entered(self, entry: Entry, stored: StoredState) -> None:
@@ -72,6 +75,16 @@ class Journal:
         """Take note that everybody has a release, so that its sum can go.
 
         Losing this is harmless: it follows from `fetched`.
+        """
+
+    def outlived(self, lines: Sequence[Entry]) -> None:
+        """Take note of consumed uploads about which nobody will ask any more.
+
+        Losing this is harmless: it follows from `fetched` and the releases, and the
+        next release says so again of lines that are still there after a restart.
+
+        Args:
+            lines: how the ledger named them; they can go.
         """
 
     def witnessed(self, evidence: bytes) -> None:

@@ -9,10 +9,7 @@ and one common model per version under everything that is released.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-
-import msgspec
 
 from hre_torch.errors import (
     BackPressure,
@@ -20,6 +17,7 @@ from hre_torch.errors import (
     ReleaseError,
     StaleUploadError,
 )
+from hre_torch.protocol.common_models import CommonModels
 from hre_torch.protocol.entries import (
     GENESIS,
     Entry,
@@ -27,6 +25,7 @@ from hre_torch.protocol.entries import (
     Proposal,
     chain_after,
 )
+from hre_torch.protocol.lines import Lines
 from hre_torch.protocol.task import TaskConfig
 
 __all__ = ["Ledger"]
@@ -51,36 +50,31 @@ class Ledger:
         self.version = state.version if state else 0
         self.chain = state.chain if state else GENESIS
         self._newest = dict.fromkeys(names, -1) | (state.newest if state else {})
-        # What release has established as the model of each version; version 0 is known.
-        self._models = {0: config.initial_digest} | (state.models if state else {})
         entries = state.entries if state else []
-        self._entries: dict[bytes, Entry] = {entry.digest: entry for entry in entries}
-        self._by_number = {(e.name, e.sequence): e.digest for e in entries}
-        self._waiting = {e.digest: e for e in entries if e.version == 0}
-        self._consumed: dict[str, deque[Entry]] = {name: deque() for name in names}
-        for entry in sorted(entries, key=lambda entry: entry.version):
-            if entry.version:
-                self._consumed.setdefault(entry.name, deque()).append(entry)
+        self._models = CommonModels(config.initial_digest, entries)
+        self._lines = Lines(names, entries)
 
     def state(self) -> LedgerState:
         """Return a copy of everything that a restart needs."""
-        entries = [msgspec.structs.replace(entry) for entry in self._entries.values()]
         return LedgerState(
-            self.version, self.chain, entries, dict(self._newest), dict(self._models)
+            self.version, self.chain, self._lines.copies(), dict(self._newest)
         )
 
     def find(self, digest: bytes) -> Entry | None:
         """Return the entry with that digest, if there is one."""
-        return self._entries.get(digest)
+        return self._lines.find(digest)
 
     def named(self, name: str, sequence: int) -> bytes | None:
         """Return the digest of the upload with that number, if there is one."""
-        return self._by_number.get((name, sequence))
+        return self._lines.named(name, sequence)
 
-    def unreleased(self, name: str | None = None) -> list[Entry]:
+    def unreleased(self) -> list[Entry]:
         """Return uploads neither released nor expired, oldest first."""
-        waiting = self._waiting.values()
-        return [entry for entry in waiting if name in (None, entry.name)]
+        return list(self._lines.waiting())
+
+    def waiting(self, name: str) -> int:
+        """Return how many uploads of a participant are neither released nor expired."""
+        return self._lines.unreleased(name)
 
     def next_sequence(self, name: str) -> int:
         """Return the lowest sequence number that a participant has not used."""
@@ -97,14 +91,14 @@ class Ledger:
                 any release, or other than those that have been released.
             BackPressure: the identity has Q unreleased uploads already.
         """
-        if entry.digest in self._entries:
+        if self._lines.find(entry.digest) is not None:
             return
         self._check_unused(entry.name, entry.sequence)
         # Before the order of numbers: what was dropped because it is too old and comes
         # again is still just that.
         self._check_base(entry)
         self._check_order(entry.name, entry.sequence)
-        waiting = len(self.unreleased(entry.name))
+        waiting = self.waiting(entry.name)
         if waiting >= self._config.pending_limit:
             raise BackPressure(
                 f"{entry.name!r} has {waiting} unreleased uploads, the task allows "
@@ -119,10 +113,10 @@ class Ledger:
             EquivocationError, StaleUploadError, BackPressure: as `check_entry`.
         """
         self.check_entry(entry)
-        if entry.digest in self._entries:
-            return self._entries[entry.digest]
-        self._entries[entry.digest] = self._waiting[entry.digest] = entry
-        self._by_number[entry.name, entry.sequence] = entry.digest
+        known = self._lines.find(entry.digest)
+        if known is not None:
+            return known
+        self._lines.enter(entry)
         self._newest[entry.name] = entry.sequence
         return entry
 
@@ -134,15 +128,14 @@ class Ledger:
         Raises:
             ReleaseError: it is not pending.
         """
-        entry = self._entries.get(digest)
+        entry = self._lines.find(digest)
         if entry is None or entry.status != "pending":
             status = entry.status if entry else "unknown"
             raise ReleaseError(
                 f"upload {digest.hex()[:16]} is {status}; only a pending one can be "
                 "withdrawn"
             )
-        del self._entries[digest], self._waiting[digest]
-        del self._by_number[entry.name, entry.sequence]
+        self._lines.withdraw(entry)
 
     def accept(self, digest: bytes) -> Entry:
         """Mark an upload as accepted by both servers; repeating it changes nothing.
@@ -150,13 +143,12 @@ class Ledger:
         Raises:
             ReleaseError: no such upload was ever entered.
         """
-        entry = self._entries.get(digest)
+        entry = self._lines.find(digest)
         if entry is None:
             raise ReleaseError(
                 f"upload {digest.hex()[:16]} was never entered here; submit it first"
             )
-        if entry.status == "pending":
-            entry.status = "accepted"
+        self._lines.accept(entry)
         return entry
 
     def propose(self) -> Proposal | None:
@@ -166,12 +158,12 @@ class Ledger:
         still be released. Uploads that name another model for their base version than
         most do are passed over; once a release has settled it, they expire.
         """
-        accepted = [e for e in self.unreleased() if e.status == "accepted"]
+        if self._lines.ready() < self._config.min_contributions:
+            return None
+        accepted = [e for e in self._lines.waiting() if e.status == "accepted"]
         expired = tuple(entry for entry in accepted if self._lost(entry))
         fresh = [entry for entry in accepted if not self._lost(entry)]
-        models = self._models | _most_common_models(fresh, self._models)
-        agreed = [e for e in fresh if models[e.base_version] == e.state_digest]
-        uploads = tuple(agreed[: self._config.max_additions])
+        uploads = tuple(self._models.agreed(fresh)[: self._config.max_additions])
         if len({entry.name for entry in uploads}) < self._config.min_contributions:
             return None
         return Proposal(uploads, expired)
@@ -206,7 +198,7 @@ class Ledger:
                 f"{self._config.min_contributions} distinct identities, this list has "
                 f"{identities}"
             )
-        self._check_models(proposal.uploads)
+        self._models.check(proposal.uploads)
         for entries, lost in ((proposal.uploads, False), (proposal.expired, True)):
             for entry in entries:
                 if self._lost(entry) is not lost:
@@ -223,34 +215,28 @@ class Ledger:
         self.chain = self.chain_after(proposal, commitment)
         self.version += 1
         for entry in proposal.uploads:
-            entry.status = "released"
-            self._models[entry.base_version] = entry.state_digest
-        for entry in proposal.expired:
-            entry.status = "expired"
-        for entry in (*proposal.uploads, *proposal.expired):
-            entry.version = self.version
-            del self._waiting[entry.digest]
-            self._consumed[entry.name].append(entry)
+            self._models.settle(entry)
+        self._lines.consume(proposal, self.version)
 
-    def forget(self, fetched: Mapping[str, int]) -> None:
+    def forget(self, fetched: Mapping[str, int]) -> list[Entry]:
         """Drop lines that nobody will ask about any more, so that memory is bounded.
 
         Whoever has opened the release that consumed its upload does not send that
-        upload again; S releases more leave time for copies that are under way. Its
-        sequence number stays used, so that it can never be entered a second time.
+        upload again; S releases more leave time for copies that are under way. Who has
+        not opened it sends again the one upload whose answer it still waits for: at
+        most Q of its uploads were consumed since, so Q lines of each identity are
+        enough. Its sequence number stays used, so that it can never be entered a second
+        time.
 
         Args:
             fetched: participant to the last release that it has opened.
+
+        Returns:
+            The lines that were dropped.
         """
         oldest = self.version - self._config.staleness_bound
-        for name, consumed in self._consumed.items():
-            last = min(fetched[name], oldest)
-            while consumed and consumed[0].version <= last:
-                entry = consumed.popleft()
-                del self._entries[entry.digest]
-                del self._by_number[entry.name, entry.sequence]
-        for version in [v for v in self._models if 0 < v < oldest]:
-            del self._models[version]
+        self._models.forget(oldest)
+        return self._lines.forget(fetched, oldest, self._config.pending_limit)
 
     def chain_after(self, proposal: Proposal, commitment: bytes = b"") -> bytes:
         """Return what the hash chain will be once a proposal is released."""
@@ -263,7 +249,7 @@ class Ledger:
         )
 
     def _releasable(self, digest: bytes) -> Entry:
-        entry = self._entries.get(digest)
+        entry = self._lines.find(digest)
         if entry is None:
             raise ReleaseError(f"upload {digest.hex()[:16]} was never entered here")
         if entry.status != "accepted":
@@ -274,30 +260,15 @@ class Ledger:
             )
         return entry
 
-    def _check_models(self, uploads: Sequence[Entry]) -> None:
-        models = dict(self._models)
-        for entry in uploads:
-            known = models.setdefault(entry.base_version, entry.state_digest)
-            if entry.state_digest != known:
-                raise ReleaseError(
-                    f"upload {entry.sequence} of {entry.name!r} was computed on "
-                    f"another model than others of version {entry.base_version}: a "
-                    "list must sum updates of one common model"
-                )
-
     def _lost(self, entry: Entry) -> bool:
         """Whether an upload can never be released: too old, or on another model."""
         too_old = self.version - entry.base_version > self._config.staleness_bound
-        return too_old or not self._on_common_model(entry)
-
-    def _on_common_model(self, entry: Entry) -> bool:
-        known = self._models.get(entry.base_version, entry.state_digest)
-        return entry.state_digest == known
+        return too_old or not self._models.admits(entry)
 
     def _check_unused(self, name: str, sequence: int) -> None:
         if name not in self._newest:
             raise ReleaseError(f"{name!r} is not in the roster of this task")
-        if (name, sequence) in self._by_number:
+        if self._lines.named(name, sequence) is not None:
             raise EquivocationError(
                 f"{name!r} has sent another upload with sequence number {sequence}; a "
                 "retry must resend identical bytes"
@@ -317,24 +288,9 @@ class Ledger:
                 f"the upload is based on version {base}, but this server is at version "
                 f"{self.version} and allows a lag of S = {bound}; pull, then push again"
             )
-        if not self._on_common_model(entry):
+        if not self._models.admits(entry):
             raise StaleUploadError(
                 f"the upload was computed on another model of version {base} than what "
                 "has been released since: somebody shows participants different "
                 "weights; pull, then push again, and compare state hashes if it recurs"
             )
-
-
-def _most_common_models(
-    entries: Sequence[Entry], known: Mapping[int, bytes]
-) -> dict[int, bytes]:
-    """Return, for versions not yet known, the model that most identities name."""
-    supporters: dict[int, dict[bytes, set[str]]] = {}
-    for entry in entries:
-        if entry.base_version not in known:
-            models = supporters.setdefault(entry.base_version, {})
-            models.setdefault(entry.state_digest, set()).add(entry.name)
-    return {
-        version: max(models, key=lambda model: len(models[model]))
-        for version, models in supporters.items()
-    }

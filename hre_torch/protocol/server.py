@@ -97,6 +97,12 @@ class Server(ABC, Generic[Cipher]):
         earlier = self._ledger.named(header.sender, header.sequence)
         self._evidence.compare(self._shelf.signed(earlier), upload)
 
+    def _forget_lines(self) -> None:
+        """Let go of lines about which nobody will ask any more, after a release."""
+        forgotten = self._ledger.forget(self._shelf.fetched)
+        if forgotten:
+            self._journal.outlived(forgotten)
+
     def _release(self, encoded: bytes) -> Envelope[Release]:
         """Return a signed release from the form in which it is kept."""
         return decode(encoded, Release, cfg=self.task.cfg, max_bytes=0)

@@ -36,7 +36,7 @@ from hre_torch.errors import AggregatorError, StoreError
 from hre_torch.protocol.session import Session
 from tests.aggregators.store import fail_points
 from tests.aggregators.store.fail_points import AFTER, BEFORE, FailPoint
-from tests.aggregators.store.kill_driver import digest, judge, train
+from tests.aggregators.store.kill_driver import digest, judge, listen, train
 from tests.aggregators.store.small_servers import (
     Pair,
     Server,
@@ -252,7 +252,7 @@ def main(folder: str, suite: str, target: str, kills: str, seed: str) -> None:
     shelves.FILE_BYTES = 100
     rows._SMALL_PAGES = 0
     fail_points.POINTS = POINTS
-    world = make_world(suite, assumed_colluders=1)
+    world = make_world(suite, assumed_colluders=1, staleness_bound=5)
     kts, dsp = (Served(world, role, Path(folder)) for role in ("kts", "dsp"))
     dsp.kts_url = kts.url
     chosen = {"dsp": [dsp], "kts": [kts], "both": [dsp, kts]}[target]
@@ -260,6 +260,7 @@ def main(folder: str, suite: str, target: str, kills: str, seed: str) -> None:
     for server in (kts, dsp):
         server.revive()
     federation = Federation(world, [kts, dsp], killer)
+    heard = listen(federation.sessions)
     turns = federation.train()
     for server in (dsp, kts):
         server.stop()
@@ -268,7 +269,7 @@ def main(folder: str, suite: str, target: str, kills: str, seed: str) -> None:
     sessions = federation.sessions
     print(
         json.dumps(
-            judge(world, Path(folder), sessions, turns)
+            judge(world, Path(folder), sessions, turns, heard)
             | {
                 "deaths": {"dsp": dsp.deaths, "kts": kts.deaths},
                 "pending": [session.pending for session in sessions],

@@ -141,12 +141,19 @@ class ReferenceServer:
         return [sent.key for sent in self.log if sent.key not in self.forgotten]
 
     def forget(self) -> None:
-        """Forget what its owner has opened, S releases later."""
-        for version, pair in enumerate(self.lists, start=1):
-            for key in [key for part in pair for key in part]:
-                opened = self.opened.get(self.find(key).name, 0)
-                if version <= min(opened, self.version - self.S):
-                    self.forgotten.add(key)
+        """Forget, S releases later, what its owner has opened or has Q newer of."""
+        consumed = [
+            (version, key)
+            for version, pair in enumerate(self.lists, start=1)
+            for key in sorted([*pair[0], *pair[1]], key=lambda k: self.find(k).number)
+        ]
+        newer: Counter[str] = Counter()
+        for version, key in reversed(consumed):
+            name = self.find(key).name
+            known = version <= self.opened.get(name, 0) or newer[name] >= self.Q
+            if known and version <= self.version - self.S:
+                self.forgotten.add(key)
+            newer[name] += 1
 
 
 def of_two_identities(reference: ReferenceServer, keys: list[bytes]) -> list[bytes]:

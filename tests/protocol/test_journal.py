@@ -53,10 +53,11 @@ class Servers:
         }
 
     def upload(
-        self, name: str, value: int = 1, *, version: int = 0
+        self, name: str, value: int = 1, *, version: int = 0, model: bytes = b""
     ) -> Envelope[Upload]:
         values = np.full(self.task.config.n_values, value, dtype=np.int32)
-        return self.people[name].seal(values, version, state_digest(self.initial))
+        model = model or state_digest(self.initial)
+        return self.people[name].seal(values, version, model)
 
     def accept(self, name: str) -> None:
         deposit = self.dsp.admit(self.upload(name))
@@ -88,6 +89,27 @@ def test_a_quiet_task_is_told_in_the_order_in_which_it_happens(servers):
         *("fetched", "fetched", "forgotten"),
     ]
     assert servers.kts_journal.heard == [*uploads, "released"]
+
+
+def test_lines_that_nobody_needs_any_more_are_told_with_a_later_release(
+    make_federation,
+):
+    servers = Servers(
+        make_federation("plain", participants=2, combine="sum", staleness_bound=1)
+    )
+    names = ("p0", "p1")
+    for version in range(3):
+        for name in names:
+            model = bytes(32) if version else b""
+            upload = servers.upload(name, version=version, model=model)
+            servers.dsp.confirm(servers.kts.deposit(servers.dsp.admit(upload)))
+        servers.release()
+        for name in names:
+            servers.open(name, version)
+    # The DSP hears by the next question that a release was opened, and drops its lines
+    # with the next release; the KTS hears of it with the next transform.
+    assert servers.dsp_journal.heard.count("outlived") == 2
+    assert servers.kts_journal.heard.count("outlived") == 1
 
 
 def test_what_changes_nothing_is_not_told(servers):

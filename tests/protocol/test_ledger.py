@@ -285,7 +285,7 @@ def test_every_release_has_t_identities_and_nothing_is_released_twice(names, t):
         try:
             enter(ledger, name, sequence[name])
         except BackPressure:
-            assert len(ledger.unreleased(name)) == 2
+            assert ledger.waiting(name) == 2
             continue
         sequence[name] += 1
         proposal = ledger.propose()
@@ -299,3 +299,29 @@ def test_every_release_has_t_identities_and_nothing_is_released_twice(names, t):
     waiting = {entry.digest for entry in ledger.unreleased()}
     assert waiting.isdisjoint(seen)
     assert len(waiting | seen) == sum(sequence.values())
+
+
+def test_lines_are_bounded_even_of_one_who_never_says_what_it_has_opened(ledger):
+    for sequence in range(12):
+        enter(ledger, "a", sequence)
+        enter(ledger, "b", sequence)
+        release(ledger)
+        ledger.forget({"a": 0, "b": ledger.version, "c": 0})
+    lines = [(e.name, e.sequence) for e in ledger.state().entries]
+    # S = 2 lists are recent; Q = 2 uploads of its own could still be asked about.
+    assert [number for name, number in lines if name == "a"] == [10, 11]
+    assert [number for name, number in lines if name == "b"] == [10, 11]
+
+
+def test_the_one_upload_that_may_come_again_is_remembered_till_its_list_is_opened(
+    ledger,
+):
+    asked = enter(ledger, "c", 0)
+    for sequence in range(8):
+        enter(ledger, "a", sequence)
+        enter(ledger, "b", sequence)
+        release(ledger)
+        ledger.forget({"a": sequence, "b": sequence, "c": 0})
+    assert ledger.find(asked).version == 1
+    assert ledger.forget({"a": 7, "b": 7, "c": 1})[0].digest == asked
+    assert ledger.find(asked) is None

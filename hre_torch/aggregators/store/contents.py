@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from hre_torch.aggregators.store.recorder import WITHDRAWN
-from hre_torch.aggregators.store.rows import FORMAT, Rows
+from hre_torch.aggregators.store.rows import Rows
 from hre_torch.aggregators.store.shelves import BodyShelf
-from hre_torch.errors import MessageError
+from hre_torch.errors import HREError, MessageError, SignatureError
 from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.entries import GENESIS, Entry, LedgerState, chain_after
-from hre_torch.protocol.envelope import parse_header
+from hre_torch.protocol.envelope import decode, parse_header
 from hre_torch.protocol.framing import signed_bytes
-from hre_torch.protocol.messages import Upload
+from hre_torch.protocol.messages import Release, Upload
 from hre_torch.protocol.states import ReleasedState, StoredState
 
 __all__ = ["Contents", "read_contents"]
@@ -44,9 +43,7 @@ class Contents:
     cfg: bytes = b""
     role: str = ""
     step: int = 0
-    ledger: LedgerState = field(
-        default_factory=lambda: LedgerState(0, GENESIS, [], {}, {})
-    )
+    ledger: LedgerState = field(default_factory=lambda: LedgerState(0, GENESIS, [], {}))
     uploads: dict[bytes, StoredState] = field(default_factory=dict)
     releases: dict[int, ReleasedState] = field(default_factory=dict)
     newest_release: bytes | None = None
@@ -56,31 +53,35 @@ class Contents:
     findings: list[str] = field(default_factory=list)
 
 
-def read_contents(rows: Rows, shelf: BodyShelf) -> Contents:
+def read_contents(rows: Rows, shelf: BodyShelf, signer: bytes | None) -> Contents:
     """Read and check everything; what is wrong is in `findings`.
 
     First the structure and the tally: where they do not hold, nothing else is read,
-    since no row can be trusted. Then the hash chain over all releases, and then every
-    body: against its digest, and an upload against its own signed header.
+    since no row can be trusted. Then the signed lists, from the oldest that is kept:
+    each has to carry the hash chain on from where it says that it began, and to name
+    every line that it has consumed. At last every body: against its digest, and an
+    upload against its own signed header.
+
+    Args:
+        rows: the database.
+        shelf: where bodies are.
+        signer: the KTS's signing key, against which lists are verified; None where the
+            roster is not at hand.
 
     Raises:
+        StoreError: the store has another format.
         sqlite3.Error: the database cannot be read at all.
     """
     contents = Contents(findings=rows.findings())
     if contents.findings:
         return contents
     _, contents.format, contents.cfg, contents.role, contents.step = rows.one("head", 0)
-    if contents.format != FORMAT:
-        contents.findings.append(
-            f"the store has format {contents.format}, this version of hre_torch reads "
-            f"format {FORMAT}"
-        )
-        return contents
     reader = _Reader(rows, shelf, contents)
-    reader.read_ledger()
-    reader.read_uploads()
-    reader.read_releases()
-    contents.fetched = dict(rows.every("fetched"))
+    reader.read_lines()
+    reader.read_lists(signer)
+    if not contents.findings:
+        reader.read_uploads()
+        reader.read_sums()
     contents.evidence = [record for _, record in rows.every("evidence")]
     return contents
 
@@ -93,36 +94,55 @@ class _Reader:
         self._shelf = shelf
         self._contents = contents
         self._waiting: list[tuple[Entry, int]] = []
-        self._consumed: dict[int, list[tuple[int, Entry, int | None]]] = {}
+        self._consumed: dict[int, list[Entry]] = {}
+        self._bodies: dict[bytes, int | None] = {}
+        self._lists: dict[int, Release] = {}
 
-    def read_ledger(self) -> None:
-        """Read every line of the ledger and recompute the hash chain."""
+    def read_lines(self) -> None:
+        """Read what is known of each participant, and every line of the ledger."""
         state = self._contents.ledger
+        for name, sequence, fetched in self._rows.every("participants"):
+            state.newest[name] = sequence
+            self._contents.fetched[name] = fetched
         for row in self._rows.every("uploads"):
-            _, digest, name, sequence, base, model, status, version, place, body = row
-            state.newest[name] = max(sequence, state.newest.get(name, -1))
-            if status == WITHDRAWN:
-                continue
+            _, digest, name, sequence, base, model, status, version, body = row
             entry = Entry(name, sequence, base, model, digest, status, version)
             state.entries.append(entry)
-            if entry.status == "released":
-                state.models[entry.base_version] = entry.state_digest
-            if entry.version:
-                consumed = self._consumed.setdefault(entry.version, [])
-                consumed.append((place, entry, body))
+            self._bodies[digest] = body
+            if version:
+                self._consumed.setdefault(version, []).append(entry)
             else:
                 self._waiting.append((entry, body))
-        for version, commitment, chain, encoded, _ in self._rows.every("releases"):
-            self._extend(version, commitment)
-            if state.chain != chain:
+
+    def read_lists(self, signer: bytes | None) -> None:
+        """Read the signed lists, and check hash chain, signatures and lines."""
+        state = self._contents.ledger
+        for version, encoded, _ in self._rows.every("releases"):
+            header = self._list(version, encoded, signer)
+            if header is None:
+                return
+            follows = version == state.version + 1
+            chain = chain_after(
+                header.previous,
+                version,
+                header.uploads,
+                header.expired,
+                header.commitment,
+            )
+            if chain != header.chain or (follows and header.previous != state.chain):
                 self._find(f"the hash chain does not recompute at release {version}")
                 return
+            self._lists[version] = header
+            state.version, state.chain = version, chain
             self._contents.newest_release = encoded
+        for version, entries in self._consumed.items():
+            if not self._names(version, entries):
+                self._find(f"lines of release {version} are not those of its list")
 
     def read_uploads(self) -> None:
         """Read the bodies of unreleased uploads."""
         for entry, body in self._waiting:
-            stored = self._upload(entry, body)
+            stored = self._upload(entry.digest, body)
             if stored is None:
                 self._find(
                     f"upload {entry.sequence} of {entry.name!r} is damaged or missing"
@@ -130,16 +150,16 @@ class _Reader:
             else:
                 self._contents.uploads[entry.digest] = stored
 
-    def read_releases(self) -> None:
+    def read_sums(self) -> None:
         """Read the sums that are still kept, or what they can be computed from."""
-        for version, _, _, encoded, body in self._rows.every("releases"):
+        for version, encoded, body in self._rows.every("releases"):
             if body is None:
                 continue
-            listed = self._listed(version, "released")
+            count = len(self._lists[version].uploads)
             content = self._shelf.get(body)
             if content is not None:
                 total = msgspec.msgpack.decode(content, type=Parts)
-                kept = ReleasedState(encoded, len(listed), total)
+                kept = ReleasedState(encoded, count, total)
             else:
                 log = self._log(version)
                 if not log:
@@ -149,37 +169,53 @@ class _Reader:
                     )
                     continue
                 self._contents.rebuild.append(version)
-                kept = ReleasedState(encoded, len(listed), (), log)
+                kept = ReleasedState(encoded, count, (), log)
             self._contents.releases[version] = kept
 
-    def _extend(self, version: int, commitment: bytes) -> None:
-        state = self._contents.ledger
-        uploads, expired = (
-            [entry.listed() for entry in self._listed(version, status)]
-            for status in ("released", "expired")
-        )
-        state.chain = chain_after(state.chain, version, uploads, expired, commitment)
-        state.version = version
+    def _list(
+        self, version: int, encoded: bytes, signer: bytes | None
+    ) -> Release | None:
+        """Return a list that is what it should be, or None and a finding."""
+        try:
+            signed = decode(encoded, Release, cfg=self._contents.cfg, max_bytes=0)
+            if signer is not None:
+                signed.verify(signer)
+        except SignatureError:
+            self._find(f"the list of release {version} is not signed by the KTS")
+            return None
+        except HREError as error:
+            self._find(f"the list of release {version} cannot be read: {error}")
+            return None
+        if signed.header.version != version:
+            self._find(f"the list of release {version} is that of another release")
+            return None
+        return signed.header
 
-    def _listed(self, version: int, status: str) -> list[Entry]:
-        consumed = self._consumed.get(version, [])
-        placed = [(p, entry) for p, entry, _ in consumed if entry.status == status]
-        return [entry for _, entry in sorted(placed, key=lambda item: item[0])]
+    def _names(self, version: int, entries: list[Entry]) -> bool:
+        """Whether a list is kept and names all these lines as what they are."""
+        header = self._lists.get(version)
+        if header is None:
+            return False
+        known = [("released", item) for item in header.uploads]
+        known += [("expired", item) for item in header.expired]
+        listed = {item.digest: (status, item) for status, item in known}
+        return all(
+            listed.get(entry.digest) == (entry.status, entry.listed())
+            for entry in entries
+        )
 
     def _log(self, version: int) -> tuple[Parts, ...]:
         """Return the parts of a release's uploads in its order, () if one is lost."""
         log = []
-        for _, entry, body in sorted(
-            self._consumed.get(version, []), key=lambda item: item[0]
-        ):
-            if entry.status == "released":
-                stored = None if body is None else self._upload(entry, body)
-                if stored is None:
-                    return ()
-                log.append(stored.parts)
+        for item in self._lists[version].uploads:
+            body = self._bodies.get(item.digest)
+            stored = None if body is None else self._upload(item.digest, body)
+            if stored is None:
+                return ()
+            log.append(stored.parts)
         return tuple(log)
 
-    def _upload(self, entry: Entry, body: int) -> StoredState | None:
+    def _upload(self, digest: bytes, body: int) -> StoredState | None:
         """Return a stored upload that is what the ledger and its header say it is."""
         content = self._shelf.get(body)
         if content is None:
@@ -192,7 +228,7 @@ class _Reader:
         signed = signed_bytes(stored.header, stored.proof)
         listed = {part.digest for part in header.parts}
         held = {hashlib.sha256(part).digest() for part in stored.parts}
-        sound = hashlib.sha256(signed).digest() == entry.digest and held <= listed
+        sound = hashlib.sha256(signed).digest() == digest and held <= listed
         return stored if sound else None
 
     def _find(self, finding: str) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Final
 
 import msgspec
 
@@ -19,18 +18,18 @@ from hre_torch.protocol.journal import Journal
 from hre_torch.protocol.messages import Release
 from hre_torch.protocol.states import StoredState
 
-__all__ = ["WITHDRAWN", "Recorder"]
-
-WITHDRAWN: Final = "withdrawn"
-"""Status of a line whose upload the ledger has no longer."""
+__all__ = ["Recorder"]
 
 
 class Recorder(Journal):
     """Turns what a role says into notes, and notes into rows.
 
-    What an upload leaves behind in the end is one row of about 100 octets. Its body is
-    kept until a release after the one that consumed it, so that the newest sum can be
-    computed again; a sum is kept until everybody has fetched it.
+    An upload leaves nothing behind in the end but its sequence number, in the one row
+    of its participant. Its body is kept until a release after the one that consumed it,
+    so that the newest sum can be computed again; its line till the ledger lets go of
+    it. A sum is kept until everybody has fetched it, and a signed list as long as its
+    sum or a line that it names. The newest list always stays: from it the hash chain
+    goes on.
 
     Args:
         rows: the database.
@@ -82,7 +81,7 @@ class Recorder(Journal):
         self._note(partial(self._accept, upload), urgent=False)
 
     def withdrawn(self, upload: bytes) -> None:
-        """Drop the upload's body; its line stays, so that its number stays used."""
+        """Drop the upload; its participant's row knows that its number is used."""
         self._note(partial(self._withdraw, upload))
 
     def released(self, release: Envelope[Release], total: Parts) -> None:
@@ -96,11 +95,15 @@ class Recorder(Journal):
 
     def fetched(self, recipient: str, version: int) -> None:
         """Write how far a participant is, some time."""
-        self._note(partial(self._fetch, recipient, version), urgent=False)
+        self._note(partial(self._enroll, recipient, fetched=version), urgent=False)
 
     def forgotten(self, version: int) -> None:
         """Drop a sum, some time."""
         self._note(partial(self._forget, version), urgent=False)
+
+    def outlived(self, lines: Sequence[Entry]) -> None:
+        """Drop lines, some time."""
+        self._note(partial(self._outlive, list(lines)), urgent=False)
 
     def witnessed(self, evidence: bytes) -> None:
         """Write evidence."""
@@ -128,9 +131,9 @@ class Recorder(Journal):
             entry.state_digest,
             entry.status,
             0,
-            0,
             body,
         )
+        self._enroll(entry.name, sequence=entry.sequence)
 
     def _accept(self, upload: bytes) -> None:
         position, _ = self._waiting(upload)
@@ -139,21 +142,17 @@ class Recorder(Journal):
     def _withdraw(self, upload: bytes) -> None:
         position, body = self._waiting(upload)
         self._shelf.drop(body)
-        self._rows.change("uploads", position, status=WITHDRAWN, body=None)
+        self._rows.delete("uploads", position)
 
     def _release(self, release: Envelope[Release], total: Parts) -> None:
         header = release.header
         self._compact(header.version - 1)
-        for place, item in enumerate(header.uploads):
+        for item in header.uploads:
             position, _ = self._waiting(item.digest)
             self._rows.change(
-                "uploads",
-                position,
-                status="released",
-                version=header.version,
-                place=place,
+                "uploads", position, status="released", version=header.version
             )
-        for place, item in enumerate(header.expired):
+        for item in header.expired:
             position, body = self._waiting(item.digest)
             self._shelf.drop(body)
             self._rows.change(
@@ -161,50 +160,69 @@ class Recorder(Journal):
                 position,
                 status="expired",
                 version=header.version,
-                place=place,
                 body=None,
             )
         self._rows.insert(
             "releases",
             header.version,
-            header.commitment,
-            header.chain,
             release.encode(),
             self._shelf.put(msgspec.msgpack.encode(total)),
         )
+        self._tidy(header.version - 1)
 
     def _compact(self, version: int) -> None:
         """Drop what only the newest release needs, now that there is a newer one."""
         if version == 0:
             return
-        _, _, _, _, body = self._rows.one("releases", version)
-        if body is None:
-            self._rows.change("releases", version, encoded=None)
-        elif self._shelf.get(body) is None:
+        _, _, body = self._rows.one("releases", version)
+        if body is not None and self._shelf.get(body) is None:
             raise StoreError(
                 f"the stored sum of release {version} is damaged; start the server "
                 "again, which computes it anew from its uploads"
             )
         self._drop_uploads(version)
 
+    def _tidy(self, version: int) -> None:
+        """Drop a signed list that neither a sum nor a line needs any more."""
+        found = next(self._rows.where("releases", "version = ?", version), None)
+        if found is None or version == self._rows.next_key("releases") - 1:
+            return
+        _, _, body = found
+        lines = self._rows.where("uploads", "version = ?", version)
+        if body is None and next(lines, None) is None:
+            self._rows.delete("releases", version)
+
     def _rebuild(self, version: int, total: Parts) -> None:
-        _, _, _, _, body = self._rows.one("releases", version)
+        _, _, body = self._rows.one("releases", version)
         self._shelf.put_back(body, msgspec.msgpack.encode(total))
 
-    def _fetch(self, recipient: str, version: int) -> None:
-        if list(self._rows.where("fetched", "name = ?", recipient)):
-            self._rows.change("fetched", recipient, version=version)
-        else:
-            self._rows.insert("fetched", recipient, version)
-
     def _forget(self, version: int) -> None:
-        _, _, _, _, body = self._rows.one("releases", version)
-        newest = self._rows.next_key("releases") - 1
+        _, _, body = self._rows.one("releases", version)
         self._shelf.drop(body)
         self._rows.change("releases", version, body=None)
-        if version < newest:
-            self._rows.change("releases", version, encoded=None)
         self._drop_uploads(version)
+        self._tidy(version)
+
+    def _outlive(self, lines: list[Entry]) -> None:
+        for line in lines:
+            condition = "version = ? AND digest = ?"
+            found = list(
+                self._rows.where("uploads", condition, line.version, line.digest)
+            )
+            for position, *_, body in found:
+                if body is not None:
+                    self._shelf.drop(body)
+                self._rows.delete("uploads", position)
+        for version in sorted({line.version for line in lines}):
+            self._tidy(version)
+
+    def _enroll(self, name: str, **known: int) -> None:
+        """Change the row of a participant, or begin it."""
+        if list(self._rows.where("participants", "name = ?", name)):
+            self._rows.change("participants", name, **known)
+        else:
+            row = {"sequence": -1, "fetched": 0} | known
+            self._rows.insert("participants", name, row["sequence"], row["fetched"])
 
     def _keep(self, evidence: bytes) -> None:
         self._rows.insert("evidence", self._rows.next_key("evidence"), evidence)

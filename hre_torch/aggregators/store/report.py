@@ -29,7 +29,8 @@ class StoreReport:
         task: hash of the task, hexadecimal.
         step: number of transactions so far.
         version: number of releases so far.
-        uploads: how many uploads are pending, accepted, released, expired.
+        uploads: how many uploads are pending, accepted, released, expired, among those
+            about which somebody may still ask.
         kept: releases that somebody has still to fetch.
         evidence: records of broken rules.
         octets: what the folder takes on the disk.
@@ -91,7 +92,7 @@ def _check(folder: Path, scratch: Path, witness: Witness, report: StoreReport) -
         rows = Rows(scratch / DATABASE)
         try:
             shelf = BodyShelf(rows, BodyFiles(folder / BODIES))
-            contents = Contents() if rows.is_new() else read_contents(rows, shelf)
+            contents = Contents() if rows.is_new() else read_contents(rows, shelf, None)
             tally = rows.tally
         finally:
             rows.close()

@@ -3,7 +3,9 @@
 The *tally* is the sum of the SHA-256 of every row modulo 2^256, kept in the same
 transaction as the rows. It costs one hash per changed row, and finds rows that are
 damaged, missing, or left over. It guards against accidents; whoever can write the disk
-can also write a new tally, and is stopped by signatures and hash chain only.
+can also write a new tally, and is stopped by signatures and hash chain only: these
+cover the lists that are kept and the lines that they name, down to the oldest. What the
+row of a participant says is under the tally alone.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from hre_torch.errors import StoreError
 
 __all__ = ["FORMAT", "Row", "Rows"]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _TALLY_BYTES: Final = 32
 _BUSY_SECONDS: Final = 1.0
 _LOG_LIMIT: Final = 16 << 20
@@ -33,11 +35,11 @@ _COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "head": ("id", "format", "cfg", "role", "step"),
     "uploads": (
         *("position", "digest", "name", "sequence", "base_version", "state_digest"),
-        *("status", "version", "place", "body"),
+        *("status", "version", "body"),
     ),
-    "releases": ("version", "commitment", "chain", "encoded", "body"),
+    "releases": ("version", "encoded", "body"),
     "bodies": ("id", "digest", "size", "filed"),
-    "fetched": ("name", "version"),
+    "participants": ("name", "sequence", "fetched"),
     "evidence": ("id", "record"),
 }
 """Columns under the tally, key first."""
@@ -45,15 +47,14 @@ _COLUMNS: Final[dict[str, tuple[str, ...]]] = {
 _SCHEMA: Final = (
     "CREATE TABLE head (id INTEGER PRIMARY KEY, format, cfg, role, step, tally)",
     "CREATE TABLE uploads (position INTEGER PRIMARY KEY, digest, name, sequence, "
-    "base_version, state_digest, status, version, place, body)",
-    "CREATE TABLE releases (version INTEGER PRIMARY KEY, commitment, chain, encoded, "
-    "body)",
+    "base_version, state_digest, status, version, body)",
+    "CREATE TABLE releases (version INTEGER PRIMARY KEY, encoded, body)",
     "CREATE TABLE bodies (id INTEGER PRIMARY KEY, digest, size, filed)",
     "CREATE TABLE contents (id INTEGER PRIMARY KEY, content)",
-    "CREATE TABLE fetched (name PRIMARY KEY, version) WITHOUT ROWID",
+    "CREATE TABLE participants (name PRIMARY KEY, sequence, fetched) WITHOUT ROWID",
     "CREATE TABLE evidence (id INTEGER PRIMARY KEY, record)",
-    # Only uploads that still have a body are ever looked for.
-    "CREATE INDEX kept ON uploads (version, digest) WHERE body IS NOT NULL",
+    # Uploads are looked for by the list that has consumed them, 0 while none has.
+    "CREATE INDEX consumed ON uploads (version, digest)",
 )
 
 
@@ -210,6 +211,9 @@ class Rows:
         """Check structure and tally; return what is wrong, in words.
 
         The tally goes on from what the rows give.
+
+        Raises:
+            StoreError: the store is not damaged, but of another format.
         """
         structure = [
             str(line) for (line,) in self.connection.execute("PRAGMA integrity_check")
@@ -222,6 +226,7 @@ class Rows:
             if sql is not None
         }
         if schema != set(_SCHEMA):
+            self._check_format()
             return ["the tables are not those of a store of this version"]
         self._tally = sum(
             _row_hash(table, row) for table in _COLUMNS for row in self.every(table)
@@ -230,6 +235,7 @@ class Rows:
         heads = self.connection.execute("SELECT tally FROM head").fetchall()
         if heads != [(self.tally,)]:
             return ["rows of the database are damaged, missing or left over"]
+        self._check_format()
         return []
 
     def shrink(self) -> None:
@@ -249,6 +255,18 @@ class Rows:
     def close(self) -> None:
         """Close the database."""
         self.connection.close()
+
+    def _check_format(self) -> None:
+        """Refuse a store of another version, whose tables are other ones."""
+        with suppress(sqlite3.Error):
+            for (seen,) in self.connection.execute("SELECT format FROM head"):
+                if isinstance(seen, int) and seen != FORMAT:
+                    raise StoreError(
+                        f"{self._path} has format {seen}, this version of hre_torch "
+                        f"reads format {FORMAT}: end the task with the version that "
+                        "wrote it, or start a new task from the last released weights "
+                        "in an empty folder"
+                    )
 
     def _write_tally(self) -> None:
         self.connection.execute("UPDATE head SET tally = ?", (self.tally,))

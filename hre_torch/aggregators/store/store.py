@@ -37,16 +37,17 @@ class Store:
 
     Args:
         folder: where everything lies.
-        cfg: hash of the task.
+        task: the task.
         role: `"dsp"` or `"kts"`.
         observe: told of the phase `commit`.
     """
 
     def __init__(
-        self, folder: Path, cfg: bytes, role: str, *, observe: Observer = silent
+        self, folder: Path, task: Task, role: str, *, observe: Observer = silent
     ) -> None:
         self._folder = folder
-        self._cfg = cfg
+        self._cfg = task.cfg
+        self._signer = task.roster.key_transform.signing_key
         self._role = role
         self._observe = observe
         self._lock = threading.RLock()
@@ -85,7 +86,7 @@ class Store:
             StoreError: the folder is of another task or role, is in use, is damaged, or
                 cannot be written.
         """
-        return cls(folder, task.cfg, role, observe=observe)
+        return cls(folder, task, role, observe=observe)
 
     @property
     def journal(self) -> Journal:
@@ -111,7 +112,7 @@ class Store:
                 self._connect()
             # A new role starts from the disk; what could wait, it will say again.
             self._recorder.clear()
-            contents = read_contents(self._rows, self._shelf)
+            contents = read_contents(self._rows, self._shelf, self._signer)
             self._check(contents)
             self._shelf.sweep_orphans()
             self._witness.write(contents.step, self._rows.tally)

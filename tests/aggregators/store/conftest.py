@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -23,6 +24,14 @@ from tests.aggregators.store.small_servers import (
 def world() -> World:
     """A task of the suite `plain`."""
     return make_world()
+
+
+@pytest.fixture
+def memory(tmp_path) -> Iterator[Path]:
+    """A folder in memory where there is one, for tests that wait for a disk only."""
+    where = Path("/dev/shm")
+    with TemporaryDirectory(dir=where if where.is_dir() else tmp_path) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ RUNNING: dict[str, tuple[Any, str, str]] = {
     "a body is filed, without a row": (BodyFiles, "write", AFTER),
     "a row is inserted": (Rows, "insert", AFTER),
     "a row is changed": (Rows, "change", AFTER),
+    "a row is deleted": (Rows, "delete", AFTER),
     "nothing is committed yet": (Rows, "commit", BEFORE),
     "committed, but the witness is old": (Rows, "commit", AFTER),
     "the witness is written": (Witness, "write", AFTER),

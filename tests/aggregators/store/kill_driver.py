@@ -26,6 +26,7 @@ from typing import Any
 
 from hre_torch.aggregators.store import check_store, rows, shelves
 from hre_torch.errors import AggregatorError, StoreError
+from hre_torch.protocol.participant import Opened
 from hre_torch.protocol.session import Session
 from tests.aggregators.store.fail_points import POINTS, STARTING, Armed, FailPoint
 from tests.aggregators.store.small_servers import (
@@ -220,19 +221,52 @@ def digest(sessions: list[Session]) -> list[str]:
     return [hashlib.sha256(s.released().tobytes()).hexdigest() for s in sessions]
 
 
-def judge(world: World, folder: Path, sessions: list[Session], turns: int) -> dict:
-    """Return what is wrong with what both servers have on their disks."""
+def listen(sessions: list[Session]) -> list[Counter[str]]:
+    """Count from now on what the releases name that each session opens."""
+
+    def listening(session: Session, heard: Counter[str]) -> Callable[..., None]:
+        apply = session._apply
+
+        def applied(opened: Opened) -> None:
+            apply(opened)
+            heard.update(f"{item.name}/{item.sequence}" for item in opened.uploads)
+
+        return applied
+
+    counts: list[Counter[str]] = []
+    for session in sessions:
+        counts.append(Counter())
+        session._apply = listening(session, counts[-1])
+    return counts
+
+
+def judge(
+    world: World,
+    folder: Path,
+    sessions: list[Session],
+    turns: int,
+    heard: list[Counter[str]],
+) -> dict:
+    """Return what is wrong with what was released and what both servers have of it.
+
+    Servers forget the lines of old uploads. The signed lists that participants opened
+    name each, and the hash chain over all lists says that both servers know the same.
+    """
     wrong: dict[str, list[str]] = {"lost": [], "twice": [], "findings": []}
     expected = {f"{s.name}/{n}" for s in sessions for n in range(turns)}
+    for counts in heard:
+        wrong["lost"] += sorted(expected - counts.keys())
+        wrong["twice"] += [upload for upload, times in counts.items() if times > 1]
     for role in ("dsp", "kts"):
         wrong["findings"] += check_store(folder / role).findings
         server = Server(world, role, folder / role)
-        entries = server.server.state().ledger.entries
+        chain = server.server.state().ledger.chain
         server.stop()
-        logged = Counter(f"{entry.name}/{entry.sequence}" for entry in entries)
-        kept = {f"{e.name}/{e.sequence}" for e in entries if e.status == "released"}
-        wrong["lost"] += sorted(expected - kept)
-        wrong["twice"] += [upload for upload, times in logged.items() if times > 1]
+        wrong["findings"] += [
+            f"{session.name} has another history than the {role}"
+            for session in sessions
+            if session.chain != chain
+        ]
     return wrong
 
 
@@ -241,7 +275,7 @@ def main(folder: str, suite: str, target: str, kills: str, seed: str) -> None:
     generator = random.Random(int(seed))
     everywhere: list[str | None] = list(POINTS)
     plan = everywhere if kills == "places" else [None] * int(kills)
-    world = make_world(suite, assumed_colluders=1)
+    world = make_world(suite, assumed_colluders=1, staleness_bound=5)
     # Everything is released in the end: four participants, three uploads per release.
     turns = 3 * math.ceil(len(plan) / 3)
     steady = join(world, Pair(*(Server(world, role, None) for role in ("dsp", "kts"))))
@@ -258,11 +292,12 @@ def main(folder: str, suite: str, target: str, kills: str, seed: str) -> None:
         }
     Reaper(servers, target, moments, plan)
     sessions = join(world, Pair(servers["dsp"], servers["kts"]))
+    heard = listen(sessions)
     train(sessions, turns)
     for server in servers.values():
         server.before_call = lambda: None
         server.stop()
-    outcome = judge(world, Path(folder), sessions, turns) | {
+    outcome = judge(world, Path(folder), sessions, turns, heard) | {
         "deaths": {role: server.deaths for role, server in servers.items()},
         "pending": [session.pending for session in sessions],
         "equal": digest(sessions) == digest(steady),

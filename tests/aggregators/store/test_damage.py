@@ -7,10 +7,14 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from hre_torch.aggregators.store import check_store
 from hre_torch.errors import StoreError
+from hre_torch.protocol.entries import chain_after
+from hre_torch.protocol.envelope import decode, seal
+from hre_torch.protocol.messages import Release
 from tests.aggregators.store.small_servers import (
     Server,
     join,
@@ -24,15 +28,20 @@ def crashed(run, new_pair, tmp_path):
     """Return a function that leaves a world's servers as kill -9 would.
 
     The newest release's uploads are still kept, two more uploads are pending, one
-    participant has fetched nothing, and the log of the database is not folded in.
+    participant has fetched nothing (or everybody all, so that old lines are forgotten
+    where S is small), and the log of the database is not folded in.
     """
 
-    def crash(world):
+    def crash(world, *, silent=True):
         pair = new_pair(world, tmp_path / "running")
         sessions = join(world, pair)
         run(sessions[:3], 3)
         pair.dsp.restart()
         run(sessions[:3], 2)
+        if not silent:
+            sessions[3].pull()
+            run(sessions[:3], 1)
+            sessions[3].pull()
         for turn, session in enumerate(sessions[2:]):
             session.push(update(session, 1000 + turn))
         image = tmp_path / "image"
@@ -100,12 +109,18 @@ def torn(world, image, scratch, trials, seed):
     return outcomes
 
 
-@pytest.mark.parametrize("bodies", ["inline", "files"])
-def test_torn_files_are_noticed_or_do_no_harm(bodies, crashed, tmp_path, request):
-    if bodies == "files":
-        request.getfixturevalue("files")
+def test_torn_files_are_noticed_or_do_no_harm(crashed, tmp_path, files):
     world = make_world()
-    outcomes = torn(world, crashed(world), tmp_path / "scratch", 100, seed=bodies)
+    outcomes = torn(world, crashed(world), tmp_path / "scratch", 100, seed="files")
+    assert outcomes["noticed"] > 20
+    assert outcomes["harmless or repaired"] > 5
+
+
+def test_a_torn_database_that_has_forgotten_much_is_noticed_too(crashed, tmp_path):
+    world = make_world(staleness_bound=2)
+    image = crashed(world, silent=False)
+    assert check_store(image / "kts").uploads["released"] < 6 * 3
+    outcomes = torn(world, image, tmp_path / "scratch", 100, seed="inline")
     assert outcomes["noticed"] > 20
     assert outcomes["harmless or repaired"] > 5
 
@@ -183,23 +198,111 @@ def test_a_witness_that_is_older_after_a_power_cut_does_no_harm(crashed, tmp_pat
     assert (folder / "witness").stat().st_size == 64
 
 
-def test_a_rewritten_row_is_found_out_by_the_hash_chain(crashed):
+def forge_a_list(rows, world, version, **changes):
+    """Change a list, under another signature than that of the KTS."""
+    _, encoded, _ = rows.one("releases", version)
+    header = decode(encoded, Release, max_bytes=0).header
+    forged = msgspec.structs.replace(header, **changes)
+    if "chain" in changes:
+        chain = chain_after(
+            forged.previous,
+            version,
+            forged.uploads,
+            forged.expired,
+            forged.commitment,
+        )
+        forged = msgspec.structs.replace(forged, chain=chain)
+    encoded = seal(forged, world.secrets["dsp"].signing).encode()
+    rows.change("releases", version, encoded=encoded)
+
+
+def shorten_a_list(rows, world):
+    """Drop the uploads from a list in the middle."""
+    forge_a_list(rows, world, 2, uploads=())
+
+
+def rewrite_the_newest_list(rows, world):
+    """Change the newest list, and the chain so that it fits."""
+    forge_a_list(rows, world, 5, commitment=b"another", chain=b"")
+
+
+def exchange_a_list(rows, world):
+    """Put one signed list in the place of another."""
+    _, encoded, _ = rows.one("releases", 1)
+    rows.change("releases", 2, encoded=encoded)
+
+
+def cut_a_list(rows, world):
+    """Cut the end of a list off."""
+    _, encoded, _ = rows.one("releases", 3)
+    rows.change("releases", 3, encoded=encoded[:-1])
+
+
+def lose_a_list(rows, world):
+    """Remove a list, but not its lines."""
+    rows.delete("releases", 2)
+
+
+def rename_a_line(rows, world):
+    """Say of a released upload that somebody else sent it."""
+    rows.change("uploads", 0, name="p2")
+
+
+UNSIGNED = "is not signed by the KTS"
+FORGERIES = [
+    (shorten_a_list, UNSIGNED, "the hash chain does not recompute at release 2"),
+    (rewrite_the_newest_list, UNSIGNED, None),
+    *(
+        (forge, seen, seen)
+        for forge, seen in (
+            (exchange_a_list, "the list of release 2 is that of another release"),
+            (cut_a_list, "the list of release 3 cannot be read"),
+            (lose_a_list, "lines of release 2 are not those of its list"),
+            (rename_a_line, "lines of release 1 are not those of its list"),
+        )
+    ),
+]
+"""An attacker's change, and what a start and a check without the roster see of it."""
+
+
+def test_rewritten_rows_are_found_out_by_signatures_and_hash_chain(crashed, tmp_path):
     world = make_world()
-    folder = crashed(world) / "dsp"
-    server = Server(world, "dsp", folder)
+    image = crashed(world) / "dsp"
+    for forge, at_start, at_check in FORGERIES:
+        folder = copied(image, tmp_path / "dsp")
+        rewrite(folder, world, forge)
+        findings = " ".join(check_store(folder).findings)
+        assert at_check in findings if at_check else not findings
+        with pytest.raises(StoreError, match=at_start):
+            state_of(world, "dsp", folder)
+
+
+def rewrite(folder, world, forge):
+    """Change rows; the tally fits again, which is no art."""
+    server = Server(world, folder.name, folder)
     rows = server.store._rows
     rows.begin()
-    # An attacker's change, with a tally that fits: the order of a list.
-    rows.change("uploads", 0, place=1)
-    rows.change("uploads", 1, place=0)
-    rows.advance()
+    forge(rows, world)
+    server.store._witness.write(rows.advance(), rows.tally)
     rows.commit()
     server.stop()
-    assert check_store(folder).findings == [
-        "the hash chain does not recompute at release 1"
-    ]
-    with pytest.raises(StoreError, match="hash chain does not recompute at release 1"):
-        state_of(world, "dsp", folder)
+
+
+def test_the_check_begins_with_the_oldest_list_that_is_kept(run, new_pair):
+    world = make_world(staleness_bound=2)
+    pair = new_pair(world)
+    run(join(world, pair), 6)
+    kept = [version for version, *_ in pair.kts.store._rows.every("releases")]
+    assert kept == [6, 7, 8]
+    pair.kts.stop()
+    assert check_store(pair.kts.folder).findings == []
+
+    def forget_what_was_before(rows, world):
+        forge_a_list(rows, world, 6, previous=bytes(32))
+
+    rewrite(pair.kts.folder, world, forget_what_was_before)
+    (finding,) = check_store(pair.kts.folder).findings
+    assert finding == "the hash chain does not recompute at release 6"
 
 
 def test_a_check_sees_what_a_start_would_see_and_touches_nothing(crashed, files):
