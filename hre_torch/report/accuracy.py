@@ -36,6 +36,9 @@ _HEIGHT: Final = 3.6
 _MARGINS: Final = 0.9
 _LINE_HEIGHT: Final = 0.23
 
+# Share of the accuracies shown that the axis goes on above 100 %.
+_HEAD_ROOM: Final = 0.03
+
 # Points: the line drawn last, and what the first of many runs approaches.
 _LINE: Final = 1.8
 _WIDEST_LINE: Final = 6.0
@@ -112,12 +115,18 @@ def _draw(runs: Sequence[Run], theme: Theme) -> Figure:
             apologise(axes, theme, "no evaluation recorded")
     if evaluated:
         lowest = min(e.accuracy for _, run in evaluated for e in run.evaluations)
-        # Head-room of 2 points keeps the last markers whole.
-        panels[0].set_ylim(max(0.0, 100.0 * lowest - 5.0), 102.0)
-        panels[0].yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        panels[0].yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.0f} %"))
+        _scale_accuracy(panels[0], max(0.0, 100.0 * lowest - 5.0))
         _label_ends(panels[-1], evaluated, _LINE_HEIGHT / room, theme)
     return figure
+
+
+def _scale_accuracy(axes: Axes, lowest: float) -> None:
+    """Show percents from `lowest` to 100 and a little more, where no tick stands."""
+    # The head-room keeps the markers of a perfect run whole.
+    axes.set_ylim(lowest, 100.0 + _HEAD_ROOM * (100.0 - lowest))
+    ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(lowest, 100.0)
+    axes.set_yticks([tick for tick in ticks if lowest <= tick <= 100.0])
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.0f} %"))
 
 
 def _draw_panel(

@@ -7,10 +7,11 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
+from matplotlib.figure import Figure
 
 from hre_torch.errors import RunDirectoryError
 from hre_torch.report import write_report
-from hre_torch.report.accuracy import _spread
+from hre_torch.report.accuracy import _scale_accuracy, _spread
 from hre_torch.report.read import read_runs
 from hre_torch.report.tables import identical_weights
 
@@ -128,6 +129,18 @@ def test_every_entry_of_the_summary_is_in_the_table(make_run, tmp_path):
 def test_labels_of_equal_ends_do_not_cover_each_other():
     heights = _spread([96.0, 96.0, 50.0, 95.0], gap=5.0, ceiling=100.0)
     assert heights == [96.0, 91.0, 50.0, 86.0]
+
+
+@pytest.mark.parametrize("lowest", [0.0, 5.0, 42.0, 90.6, 94.9])
+def test_no_axis_promises_more_than_everything_right(lowest):
+    axes = Figure().subplots()
+    _scale_accuracy(axes, lowest)
+    ticks = list(axes.get_yticks())
+    assert max(ticks) == 100.0
+    assert len(ticks) >= 3
+    low, high = axes.get_ylim()
+    assert low == lowest
+    assert high > 100.0
 
 
 def test_a_place_that_cannot_be_written_is_refused(make_run, tmp_path):
