@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from benchmarks.measure import Record
 from benchmarks.table import ROLE_PHASES, TRAINING_PHASE, figures
@@ -24,6 +24,9 @@ __all__ = ["draw"]
 _COLOURS: Final = (*LIGHT.colours, LIGHT.ink, "#8c510a", "#7b3294", LIGHT.muted)
 """The report's, and more: there are more systems than runs in a report."""
 _FOOT_COLUMNS: Final = 150
+# A bar on a logarithmic axis begins anywhere, so that its length says little; up to
+# this ratio of the longest to the shortest, an axis from zero shows all.
+_LOGARITHMIC_FROM: Final = 20.0
 _BAR: Final = 0.8
 """Of the room between two groups of bars."""
 _ROW_INCHES: Final = 0.2
@@ -111,7 +114,7 @@ def _upload_bytes(records: Sequence[Record]) -> Figure | None:
         height=_BAR,
     )
     _label(axes, bars, [record.bytes_per_value for record in rows])
-    axes.set(xscale="log", xlabel="bytes per value")
+    _scale(axes, "bytes per value", [record.bytes_per_value for record in rows])
     axes.invert_yaxis()
     title(axes, LIGHT, f"Upload of {shortest:,} values")
     dress(axes, LIGHT, grid="x")
@@ -176,12 +179,23 @@ def _grouped(
         )
         _label(axes, bars, lengths)
     axes.set_yticks(range(len(rows)), rows)
-    axes.set(xscale="log", xlabel="ms")
+    _scale(axes, "ms", [length for group in groups.values() for length in group])
     axes.invert_yaxis()
     axes.legend(frameon=False, fontsize=SIZES["tick"])
     title(axes, LIGHT, heading)
     dress(axes, LIGHT, grid="x")
     return figure
+
+
+def _scale(axes: Axes, label: str, lengths: Sequence[float]) -> None:
+    """Scale the axis below bars: from zero, or by powers where some would vanish."""
+    axes.set_xlabel(label)
+    seen = [length for length in lengths if length > 0]
+    if seen and max(seen) > _LOGARITHMIC_FROM * min(seen):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
 
 
 def _label(axes: Axes, bars: Any, lengths: Sequence[float]) -> None:

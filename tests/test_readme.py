@@ -132,6 +132,22 @@ def test_every_test_that_a_page_names_exists(page):
         assert (ROOT / path).exists(), path
 
 
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "recipes").rglob("*.md")),
+    *sorted((ROOT / "benchmarks").rglob("*.md")),
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_picture_and_file_that_a_page_links_to_exists(page):
+    links = re.findall(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)", page.read_text())
+    for is_picture, text, target in links:
+        assert text, f"{target} has no text for who cannot see it"
+        if is_picture or not target.startswith(("#", "https://")):
+            assert (page.parent / target.split("#")[0]).is_file(), target
+
+
 def test_each_of_the_25_pains_has_an_answer_and_a_test():
     pains = rows("The 25 pains")
     assert [row[0] for row in pains] == [str(number) for number in range(1, 26)]
