@@ -23,16 +23,19 @@ messages: Final = Console(stderr=True)
 _EXIT_ERROR: Final = 2
 
 
-def say(text: str, *, title: str = "", style: str = "bold") -> None:
+def say(
+    text: str, *, title: str = "", style: str = "bold", prose: bool = False
+) -> None:
     """Write a message to standard error, in one piece, so that it can be copied.
 
     Args:
         text: what to say, without markup.
         title: a word before it, such as `error`.
         style: how to write the title.
+        prose: nobody copies this; break its lines between words.
     """
     start = f"[{style}]{title}:[/] " if title else ""
-    messages.print(f"{start}{escape(text)}", soft_wrap=True, highlight=False)
+    messages.print(f"{start}{escape(text)}", soft_wrap=not prose, highlight=False)
 
 
 class Commands(TyperGroup):

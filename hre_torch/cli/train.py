@@ -158,7 +158,7 @@ def _watched(
     suite = SUITES.get(training.recipe.suite)
     if not suite.baseline:
         title = f"suite {suite.name} protects"
-        say(suite.protects, title=title, style="bold green")
+        say(suite.protects, title=title, style="bold green", prose=True)
     again = ["hre-torch", "train", "--resume", str(path)]
     again += ["--compare", compare.value] if compare else []
     with ExitStack() as stack:
