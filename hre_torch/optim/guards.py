@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -28,6 +28,11 @@ __all__ = [
 ]
 
 Groups = Iterable[Mapping[str, Any]]
+
+# Participants per t. `mnist_mlp` with thirty participants, momentum 0.9 and pushes of
+# five steps (IID, four epochs, suite `plain`, one seed) classified 93 % of the test
+# images with t = 24 and 91 % with 15; with 10, 6 and 3 it was 62 %, 12 % and 10 %.
+_TOO_FAR: Final = 3
 
 
 class NonFiniteGradientError(Exception):
@@ -77,15 +82,15 @@ def check_settings(push_every: int, pull_every: int, clip: float | None) -> None
 def warn_if_unstable(task: Task, inner: Optimizer, push_every: int) -> None:
     """Warn of settings that are known to diverge.
 
-    A sum of several participants' updates is several times as long as one of them.
-    Plain SGD on every batch tolerates that; momentum, which each participant adds up
-    again, and updates of many local steps do not. A sum is also what "mean" comes to
-    when one contribution is enough for a release.
+    While one participant makes an update, so does everybody. A sum of P updates is P
+    times as long as one of them, a mean over t of them still P / t times. Plain SGD on
+    every batch tolerates that; momentum, which each participant adds up again, and
+    updates of many local steps do not.
     """
-    config = task.config
-    if len(task.roster.participants) == 1:
-        return
-    if config.combine == "mean" and config.min_contributions > 1:
+    config, participants = task.config, len(task.roster.participants)
+    t = config.min_contributions
+    averaged = config.combine == "mean" and t > 1
+    if participants == 1 or (averaged and participants < _TOO_FAR * t):
         return
     momentum = any(
         group.get("momentum") or group.get("betas", (0.0,))[0]
@@ -95,15 +100,21 @@ def warn_if_unstable(task: Task, inner: Optimizer, push_every: int) -> None:
         *(["an optimizer with momentum"] if momentum else []),
         *([f"push_every={push_every}"] if push_every > 1 else []),
     ]
-    if reasons:
-        warnings.warn(
-            f"combine={config.combine!r} with min_contributions="
-            f"{config.min_contributions} adds updates up, and {' and '.join(reasons)} "
-            "is known to diverge then; make the federation with combine='mean' and "
-            "min_contributions of 2 or more.",
-            UnstableTrainingWarning,
-            stacklevel=3,
-        )
+    if not reasons:
+        return
+    if averaged:
+        way = f"moves the model {participants / t:.3g} times as far as one update"
+        remedy = f"min_contributions near {math.ceil(0.8 * participants)}"
+    else:
+        way = "adds updates up"
+        remedy = "combine='mean' and min_contributions of 2 or more"
+    warnings.warn(
+        f"combine={config.combine!r} with min_contributions={t} of {participants} "
+        f"participants {way}, and {' and '.join(reasons)} is known to diverge then; "
+        f"make the federation with {remedy}.",
+        UnstableTrainingWarning,
+        stacklevel=3,
+    )
 
 
 def members(group: Mapping[str, Any]) -> list[Any]:

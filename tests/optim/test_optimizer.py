@@ -186,7 +186,8 @@ def test_sums_with_momentum_or_long_pushes_are_warned_about(
     summed = federation(model, 3, min_contributions=2, combine="sum")
     single = federation(model, 3, min_contributions=1, combine="mean")
     mean = federation(model, 3, min_contributions=2, combine="mean")
-    for together in (summed, single):
+    few = federation(model, 6, min_contributions=2, combine="mean")
+    for together in (summed, single, few):
         with pytest.warns(UnstableTrainingWarning, match=says):
             HREOptimizer(
                 inner(model.parameters()), together.join(), push_every=push_every
@@ -194,6 +195,21 @@ def test_sums_with_momentum_or_long_pushes_are_warned_about(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         HREOptimizer(inner(model.parameters()), mean.join(), push_every=push_every)
+
+
+@pytest.mark.parametrize(("participants", "warned"), [(5, 0), (6, 1), (9, 1)])
+def test_a_mean_over_few_of_many_is_warned_about_with_a_better_number(
+    network, federation, participants, warned
+):
+    model = network()
+    together = federation(model, participants, min_contributions=2, combine="mean")
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        HREOptimizer(inner, together.join(), push_every=2)
+    assert len(caught) == warned
+    better = {6: "min_contributions near 5", 9: "min_contributions near 8"}
+    assert all(better[participants] in str(warning.message) for warning in caught)
 
 
 def test_every_refusal_is_one_of_ours(network, session):
