@@ -13,6 +13,9 @@ its end, also if the step ended in a refusal (an `HREError`). If the disk fails,
 `StoreError` is raised instead of a reply, and the store refuses every further step till
 `load` has been called and a new role made from what it returns: the old one in memory
 knows of things that the disk does not.
+
+What is on the disk follows what is pending and not fetched, not history. `recorder.py`
+says what goes when, `contents.py` how what stays is checked.
 """
 
 from __future__ import annotations
