@@ -80,7 +80,7 @@ _BOTH: Final = (_BFLOAT16, "train.memory_format=channels_last")
 _NETWORKS: Final = {
     "digits_mlp": Network(1_437, 50, 64, {4: 16}, (20, 60)),
     "mnist_mlp": Network(60_000, 18, 256, {4: 64, 8: 32, 30: 16}, (20, 45)),
-    "mnist_cnn": Network(60_000, 10, 128, {4: 32, 8: 16, 30: 16}, (170, 200), _BOTH),
+    "mnist_cnn": Network(60_000, 8, 128, {4: 32, 8: 16, 30: 16}, (170, 200), _BOTH),
     "cifar_cnn": Network(50_000, 8, 64, {4: 16, 30: 16}, (530, 630), _BOTH),
     "cifar_resnet20": Network(50_000, 15, 128, {4: 32}, (3300, 3400), (_BFLOAT16,)),
 }
@@ -145,7 +145,6 @@ class Cell:
             f"min_contributions={case.participants * 4 // 5}",
             f"train.epochs={case.epochs}",
             f"train.batch_size={batch_size}",
-            "train.schedule=cosine",
             "train.speeds=[1.0]",
             "train.pull_every=${train.push_every}",
             f"train.evaluate_every={case.epochs / 10}",
