@@ -14,7 +14,7 @@ HREError
 ├── EncodingError           numbers that cannot be carried exactly
 │   ├── NonFiniteError      NaN or infinity where a number was expected
 │   ├── SlotOverflowError   a sum left its slot, or a value exceeds its bits
-│   └── ChecksumError       decoded count or checksum is not what was signed
+│   └── ChecksumError       decoded count, checksum or weights cannot be right
 ├── CryptoError
 │   ├── InvalidElementError a group element is out of range or not invertible
 │   ├── ProofError          a zero-knowledge proof does not verify
@@ -135,7 +135,7 @@ class SlotOverflowError(EncodingError):
 
 
 class ChecksumError(EncodingError):
-    """The decoded count or checksum slot is not what it must be."""
+    """The decoded count, checksum or sum of weights is not what it must be."""
 
 
 class CryptoError(HREError):

@@ -109,6 +109,7 @@ class Federation:
         min_contributions: int | None = None,
         assumed_colluders: int | None = None,
         combine: Combine | None = None,
+        max_samples: int | None = None,
         max_additions: int | None = None,
         value_bits: int = 16,
         fraction_bits: int = 16,
@@ -131,7 +132,10 @@ class Federation:
             assumed_colluders: c, participants that may collude with a server; by
                 default t - 2, the most that leaves two honest contributions.
             combine: `"sum"` (plain asynchronous SGD, for push_every=1 without
-                momentum) or `"mean"` (updates divided by t); mean by default.
+                momentum), `"mean"` (updates divided by t) or `"weighted"` (federated
+                averaging: by the samples behind each); mean by default.
+            max_samples: most samples that an update may stand for, if it is weighted:
+                those of the largest data set. Much more costs precision.
             max_additions: K, most uploads in one opened sum; by default the suite's.
             value_bits: b, bits of one quantised value, sign included.
             fraction_bits: f; values are integers at scale 2^f.
@@ -160,6 +164,7 @@ class Federation:
             min_contributions=min_contributions,
             assumed_colluders=assumed_colluders,
             combine=combine,
+            max_samples=max_samples,
             max_additions=max_additions,
             value_bits=value_bits,
             fraction_bits=fraction_bits,

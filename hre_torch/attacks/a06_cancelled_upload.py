@@ -87,7 +87,7 @@ def _cancelling_all(view: View) -> Draft:
 def _cancelling_words(view: View) -> Draft:
     """Return what cancels bob's words only, for which a proof can be made."""
     draft = Draft.of_zeros(view.task)
-    nothing = np.zeros(view.task.config.n_values, dtype=np.int64)
+    nothing = np.zeros(view.task.config.n_sealed, dtype=np.int64)
     more = plain_words(nothing, _COUNT - 1, view.task)
     draft.words += more - decode_words(view.cancelled.parts)
     return draft

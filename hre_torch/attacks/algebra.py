@@ -94,12 +94,12 @@ def look(
         parts: the message that they come from, for its words in suite `hybrid`.
 
     Returns:
-        The values of the update, shape `(n_values,)`, if the elements are `1 + m n`
+        The values of the update, shape `(n_sealed,)`, if the elements are `1 + m n`
         and their slots are right. Otherwise noise: the elements' own bits, or in
         `hybrid` the words, taken for values.
     """
     task = lanes.task
-    hybrid, n_values = task.config.suite == "hybrid", task.config.n_values
+    hybrid, n_values = task.config.suite == "hybrid", task.config.n_sealed
     shown = [read(element, lanes.parameters) for element in elements]
     plaintexts = [plaintext for plaintext in shown if plaintext is not None]
     if len(plaintexts) == len(shown):

@@ -60,14 +60,14 @@ class Draft:
             for row, r in zip(rows, randomness, strict=True)
         ]
         hybrid = task.config.suite == "hybrid"
-        size = ring_of(task).words(task.config.n_values) if hybrid else 0
+        size = ring_of(task).words(task.config.n_sealed) if hybrid else 0
         words = np.zeros(size, dtype=np.uint32)
         return cls(lanes, rows, randomness, blocks, words)
 
     @classmethod
     def of_zeros(cls, task: Task, count: int = 1) -> Draft:
         """Return an update of zeros, honest if it counts as one."""
-        nothing = np.zeros(task.config.n_values, dtype=np.int32)
+        nothing = np.zeros(task.config.n_sealed, dtype=np.int32)
         if task.config.suite != "hybrid":
             return cls.of(task, _counted(nothing, count, LaneTask(task)))
         masked = mask(nothing, ring_of(task), shared_expansion(task.cfg))

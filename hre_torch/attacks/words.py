@@ -68,7 +68,7 @@ def open_words(parts: Parts, secret: Values, count: int, task: Task) -> Values:
         decode_words(parts),
         secret,
         count,
-        task.config.n_values,
+        task.config.n_sealed,
         ring_of(task),
         shared_expansion(task.cfg),
     )

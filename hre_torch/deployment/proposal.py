@@ -18,7 +18,7 @@ from hre_torch.protocol.vectors import state_digest
 
 __all__ = ["Combine", "propose_task"]
 
-Combine = Literal["sum", "mean"]
+Combine = Literal["sum", "mean", "weighted"]
 
 
 def propose_task(
@@ -31,6 +31,7 @@ def propose_task(
     min_contributions: int | None = None,
     assumed_colluders: int | None = None,
     combine: Combine | None = None,
+    max_samples: int | None = None,
     max_additions: int | None = None,
     value_bits: int = 16,
     fraction_bits: int = 16,
@@ -50,6 +51,7 @@ def propose_task(
         min_contributions: t; by default what the suite recommends.
         assumed_colluders: c; by default t - 2.
         combine: mean by default.
+        max_samples: most samples that an update may stand for, if it is weighted.
         max_additions: K; by default the suite's.
         value_bits: b.
         fraction_bits: f.
@@ -84,6 +86,7 @@ def propose_task(
         staleness_bound=staleness_bound,
         pending_limit=max(1, max_additions // max(1, count)),
         combine=combine or "mean",
+        max_samples=max_samples,
         n_params=layout.n_params,
         n_buffers=layout.n_buffers,
         layout_digest=layout.digest,

@@ -60,6 +60,7 @@ class HRECallback(pl.Callback):
         rounding: rule of the quantiser; to the nearest if left out.
         staleness_weight: weight of an update of a given staleness, in (0, 1].
         noise: differential privacy of this participant; none if left out.
+        samples: see `HREOptimizer`; under DDP, of all processes together.
         validate_on: the weights that validation during the fit sees: `"local"`, those
             that are trained, or `"released"`, those that everybody has.
 
@@ -83,6 +84,7 @@ class HRECallback(pl.Callback):
         rounding: Rounding | None = None,
         staleness_weight: StalenessWeight | None = None,
         noise: GaussianNoise | None = None,
+        samples: int | None = None,
         validate_on: Literal["local", "released"] = "local",
     ) -> None:
         refuse_callback(validate_on, buffers)
@@ -99,6 +101,7 @@ class HRECallback(pl.Callback):
             "rounding": rounding,
             "staleness_weight": staleness_weight,
             "noise": noise,
+            "samples": samples,
         }
         self._validate_released = validate_on == "released"
         self._checkpoint: dict[str, Any] | None = None

@@ -5,7 +5,8 @@
     local' = v - m q / 2^f
 
 `v` is the update, `m` the multiple at which its owner applies it until it is released:
-1 in a sum, t in a mean (see `Task.full_size`). Without error feedback local' is zero.
+1 in a sum, t in a mean, M/w with weights, where `w` goes behind `q` (see `Combination`,
+which says how m q is rounded then). Without error feedback local' is zero.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from hre_torch.optim.local_model import LocalModel
 from hre_torch.optim.privacy import GaussianNoise, discrete_gaussian
 from hre_torch.optim.staleness import StalenessWeight
 from hre_torch.protocol.ciphers import Integers
+from hre_torch.protocol.combination import Combination
 from hre_torch.protocol.participant import Opened
 from hre_torch.protocol.session import Session
 
@@ -54,9 +56,10 @@ class Exchange:
         rounding: rule of the quantiser; to the nearest if None.
         staleness_weight: weight of an update of a given staleness, in (0, 1].
         noise: differential privacy of this participant; none if None.
+        samples: how many samples an update stands for, where updates have weights.
 
     Raises:
-        UnsupportedError: the noise does not fit the task.
+        UnsupportedError: the noise or the samples do not fit the task.
     """
 
     def __init__(
@@ -69,10 +72,13 @@ class Exchange:
         rounding: Rounding | None,
         staleness_weight: StalenessWeight,
         noise: GaussianNoise | None = None,
+        samples: int | None = None,
     ) -> None:
         self.view = view
         self._session = session
         self._task = session.task
+        self._combination = Combination(session.task.config)
+        self._weight = self._combination.weight_of(samples)
         self._clip = clip
         self._error_feedback = error_feedback
         self._rounding = rounding
@@ -229,7 +235,9 @@ class Exchange:
         return update
 
     def _quantised(self, factor: float) -> Integers:
-        values = np.empty(self.view.n_values, dtype=self._task.fixed_point.dtype)
+        config, dtype = self._task.config, self._task.fixed_point.dtype
+        values = np.empty(config.n_sealed, dtype=dtype)
+        values[config.n_values :] = self._weight
         for place in self._places():
             update = self._update(place, factor) / self._own_multiple(place)
             values[place] = self._task.fixed_point.quantise(update, self._rounding)
@@ -254,7 +262,7 @@ class Exchange:
             self.model.local.fill(0.0)
             return
         for place in self._places():
-            sent = self._task.full_size(values[place], place.start)
+            sent = self._combination.own(values, place)
             update = self._update(place, factor)
             update -= self._task.fixed_point.to_float(sent)
             self.model.local[place] = update
@@ -263,9 +271,8 @@ class Exchange:
         end = min(place.stop, self._task.config.n_params)
         return self.model.local[place.start : max(place.start, end)]
 
-    def _own_multiple(self, place: slice) -> npt.NDArray[np.int64]:
-        ones = np.ones(place.stop - place.start, dtype=np.int8)
-        return self._task.full_size(ones, place.start)
+    def _own_multiple(self, place: slice) -> Vector:
+        return self._combination.multiple(self._weight, place)
 
     def _parameters_digest(self) -> str:
         digest = hashlib.sha256()

@@ -90,7 +90,7 @@ def warn_if_unstable(task: Task, inner: Optimizer, push_every: int) -> None:
     """
     config, participants = task.config, len(task.roster.participants)
     t = config.min_contributions
-    averaged = config.combine == "mean" and t > 1
+    averaged = config.combine != "sum" and t > 1
     if participants == 1 or (averaged and participants < _TOO_FAR * t):
         return
     momentum = any(

@@ -72,6 +72,8 @@ class HREOptimizer(Optimizer):
         rounding: rule of the quantiser; to the nearest if left out.
         staleness_weight: weight of an update of a given staleness, in (0, 1].
         noise: differential privacy of this participant; none if left out.
+        samples: how many samples this participant trains on, for a task that weights
+            updates by them; it stays as secret as the updates.
 
     Attributes:
         inner, session: as given.
@@ -100,6 +102,7 @@ class HREOptimizer(Optimizer):
         rounding: Rounding | None = None,
         staleness_weight: StalenessWeight | None = None,
         noise: GaussianNoise | None = None,
+        samples: int | None = None,
     ) -> None:
         if not isinstance(inner, Optimizer) or isinstance(inner, HREOptimizer):
             raise UnsupportedError(
@@ -123,6 +126,7 @@ class HREOptimizer(Optimizer):
             rounding=rounding,
             staleness_weight=staleness_weight or Constant(),
             noise=noise,
+            samples=samples,
         )
         self._exchange: Exchange | None = None
         self._attach_if_complete()

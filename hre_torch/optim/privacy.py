@@ -95,6 +95,11 @@ class GaussianNoise:
                 "noise needs a bound to be calibrated to; set clip, the L2 bound of an "
                 "update."
             )
+        if config.combine == "weighted":
+            raise UnsupportedError(
+                "noise cannot be calibrated with combine='weighted': it would have to "
+                "cover the weights as well; use combine='mean'."
+            )
         if config.n_buffers or honest < 1:
             raise UnsupportedError(
                 f"noise cannot be calibrated with {config.n_buffers} averaged buffer "

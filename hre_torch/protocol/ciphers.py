@@ -69,7 +69,7 @@ class ParticipantCipher(ABC):
         """Return the body of an upload.
 
         Args:
-            values: quantised, shape `(n_values,)`, int32, or int16 where they fit.
+            values: quantised, shape `(n_sealed,)`, int32, or int16 where they fit.
         """
 
     @abstractmethod
@@ -81,7 +81,7 @@ class ParticipantCipher(ABC):
             count: how many uploads the signed lists say it sums.
 
         Returns:
-            int64, or int32 where every sum fits, shape `(n_values,)`.
+            int64, or int32 where every sum fits, shape `(n_sealed,)`.
 
         Raises:
             ChecksumError, SlotOverflowError: the content is not a sum of `count`

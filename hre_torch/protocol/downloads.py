@@ -97,7 +97,8 @@ class DownloadServer(Server[DataServiceCipher[Any]]):
             )
         last = since + 1
         count, octets = releases[last].count, len(releases[last].encoded)
-        while merge and self._suite.merges and last < self.version:
+        merge = merge and self._suite.merges_in(self.task.config.combine)
+        while merge and last < self.version:
             count += releases[last + 1].count
             octets += len(releases[last + 1].encoded)
             # The download's header carries all their signed lists.

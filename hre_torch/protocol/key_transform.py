@@ -139,10 +139,12 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
                 f"releases {header.first}..{header.last} were never signed here; the "
                 f"newest is {self.version}"
             )
-        if header.first < header.last and not self._suite.merges:
+        combine = self.task.config.combine
+        if header.first < header.last and not self._suite.merges_in(combine):
             raise TransformError(
                 f"releases {header.first}..{header.last} were asked for as one sum, "
-                f"but suite {self._suite.name!r} opens each release alone"
+                f"but suite {self._suite.name!r} with combine={combine!r} opens each "
+                "release alone"
             )
         self._shelf.forget(header.recipient, min(header.opened, header.first - 1))
         kept = [

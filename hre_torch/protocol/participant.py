@@ -18,6 +18,7 @@ from hre_torch.errors import (
     TransformError,
 )
 from hre_torch.protocol.ciphers import Integers
+from hre_torch.protocol.combination import Combination
 from hre_torch.protocol.entries import GENESIS, chain_after
 from hre_torch.protocol.envelope import Envelope, decode, seal
 from hre_torch.protocol.messages import Download, Listed, Release, Upload
@@ -37,10 +38,12 @@ class Opened:
         first: first release in it.
         last: last release in it.
         newest: newest release that the DSP has.
-        values: sum of the uploads, int64 or int32 at scale 2^f, shape `(n_values,)`;
-            None if the release was rejected because its content is not such a sum.
+        values: what the uploads add to the released weights, int64 or int32 at scale
+            2^f, shape `(n_values,)`: their sum, or weighted average; None if the
+            release was rejected because its content is not such a sum.
         uploads: the uploads it sums.
         expired: uploads that were dropped because they were too old.
+        weight: sum of the uploads' weights; 0 where they have none.
     """
 
     first: int
@@ -49,6 +52,7 @@ class Opened:
     values: Integers | None
     uploads: tuple[Listed, ...]
     expired: tuple[Listed, ...]
+    weight: int = 0
 
     @property
     def count(self) -> int:
@@ -87,6 +91,8 @@ class LearningParticipant:
         suite = SUITES.get(task.config.suite)
         suite.check(task)
         self._cipher = suite.participant(task, secret, workers)
+        self._combination = Combination(task.config)
+        self._merges = suite.merges_in(task.config.combine)
         self._max_bytes = suite.max_message_bytes(task)
         self._state = state or ParticipantState()
 
@@ -110,13 +116,13 @@ class LearningParticipant:
         """Return a signed, encrypted upload.
 
         Args:
-            values: quantised update, int32 or int16, shape `(n_values,)`,
-                |q| <= 2^(b-1) - 1.
+            values: quantised update, int32 or int16, shape `(n_sealed,)`,
+                |q| <= 2^(b-1) - 1; see `Session.push`.
             base_version: release on which the update was computed.
             digest: `state_digest` of the released weights at that version.
 
         Raises:
-            TaskError: wrong shape or dtype.
+            TaskError: wrong shape or dtype, or no weight where there must be one.
             SlotOverflowError: a value exceeds its bits.
         """
         self._check_values(values)
@@ -154,7 +160,8 @@ class LearningParticipant:
         releases = self._checked_releases(download)
         uploads = tuple(item for release in releases for item in release.uploads)
         expired = tuple(item for release in releases for item in release.expired)
-        values = self._decrypt(download, len(uploads), merged=len(releases) > 1)
+        merged = len(releases) > 1
+        values, weight = self._decrypt(download, len(uploads), merged=merged)
         self._state.version = releases[-1].version
         self._state.chain = releases[-1].chain
         return Opened(
@@ -164,10 +171,11 @@ class LearningParticipant:
             values=values,
             uploads=uploads,
             expired=expired,
+            weight=weight,
         )
 
     def _check_values(self, values: Integers) -> None:
-        expected = (self.task.config.n_values,)
+        expected = (self.task.config.n_sealed,)
         if values.shape != expected or values.dtype not in (np.int32, np.int16):
             raise TaskError(
                 f"an update has shape {values.shape} and dtype {values.dtype}, this "
@@ -181,6 +189,7 @@ class LearningParticipant:
                 f"{self.task.config.value_bits} bits hold only -{limit} to {limit}; "
                 "quantise with the task's fixed point, which clips"
             )
+        self._combination.require_weight(values)
 
     def _checked_releases(self, download: Envelope[Download]) -> list[Release]:
         roster = self.task.roster
@@ -213,8 +222,11 @@ class LearningParticipant:
                     f"the hash chain of release {release.version} does not recompute"
                 )
             version, chain = release.version, release.chain
-        if releases[-1].commitment and len(releases) > 1:
-            raise TransformError("releases that commit to their sums are never merged")
+        if len(releases) > 1 and not self._merges:
+            raise TransformError(
+                f"{len(releases)} releases came as one sum, but in this task each is "
+                "opened alone"
+            )
         if releases[-1].commitment != self._cipher.commitment(download.parts):
             raise TransformError(
                 f"release {version} commits to another sum than the one downloaded: "
@@ -242,15 +254,16 @@ class LearningParticipant:
 
     def _decrypt(
         self, download: Envelope[Download], count: int, *, merged: bool
-    ) -> Integers | None:
+    ) -> tuple[Integers | None, int]:
         try:
-            return self._cipher.decrypt(download.parts, count)
+            total = self._cipher.decrypt(download.parts, count)
+            return self._combination.change(total, count)
         except (ChecksumError, SlotOverflowError) as error:
             if merged:
                 raise ReleaseRejectedError(
                     f"the merged releases do not decode ({error}); ask for them singly"
                 ) from error
-            return None
+            return None, 0
         except (CryptoError, MessageError) as error:
             raise TransformError(
                 f"the download does not open ({error}); nothing was consumed, ask again"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from hre_torch.protocol.combination import Combination
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.vectors import decode_vector
 
@@ -16,7 +17,7 @@ Integers = npt.NDArray[np.signedinteger]
 
 
 class PendingUpdates(dict[int, Integers]):
-    """Quantised updates as they were pushed, each of shape `(n_values,)`.
+    """Quantised updates as they were pushed, each of shape `(n_sealed,)`.
 
     They wait in as few octets as their values fit: half of what int32 would take.
 
@@ -30,10 +31,10 @@ class PendingUpdates(dict[int, Integers]):
 
     def __init__(self, task: Task, encoded: Mapping[int, bytes] | None = None) -> None:
         super().__init__()
-        self._task = task
+        self._combination = Combination(task.config)
         self._dtype = task.fixed_point.dtype
         for number, data in (encoded or {}).items():
-            values = decode_vector(data, "<i4", task.config.n_values)
+            values = decode_vector(data, "<i4", task.config.n_sealed)
             self[number] = values.astype(self._dtype)
 
     def narrow(self, values: Integers) -> Integers:
@@ -51,7 +52,11 @@ class PendingUpdates(dict[int, Integers]):
             piece: which contiguous part of the vector that is.
         """
         for values in self.values():
-            weights += self._task.full_size(values[piece], piece.start or 0)
+            weights += self.own(values, piece)
+
+    def own(self, values: Integers, piece: slice) -> Integers:
+        """Return (a piece of) one of them at that size: see `Combination.own`."""
+        return self._combination.own(values, piece)
 
     def encoded(self) -> dict[int, bytes]:
         """Return all of them as octets, int32 little-endian."""

@@ -36,20 +36,20 @@ class ReleasedWeights:
     def __init__(
         self, task: Task, values: npt.NDArray[np.int64], digest: bytes | None = None
     ) -> None:
-        self._merges = SUITES.get(task.config.suite).merges
+        self._merges = SUITES.get(task.config.suite).merges_in(task.config.combine)
         self.values = values
         self.digest = state_digest(values) if digest is None else digest
         self.previous_digest = b""
 
-    def add(self, total: npt.NDArray[np.signedinteger] | None) -> None:
+    def add(self, change: npt.NDArray[np.signedinteger] | None) -> None:
         """Apply a release.
 
         Args:
-            total: sum of its uploads, shape `(n_values,)`; None where everybody rejects
-                it.
+            change: what its uploads come to, shape `(n_values,)`; None where everybody
+                rejects it.
         """
-        if total is not None:
-            self.values += total
+        if change is not None:
+            self.values += change
         digest = state_digest(self.values)
         if not self._merges:
             digest = chained_digest(self.digest, digest)

@@ -152,8 +152,9 @@ class Session:
         """Seal and submit one quantised update.
 
         Args:
-            values: int32 or int16, shape `(n_values,)`, |q| <= 2^(b-1) - 1. A read-only
-                array of the narrower type that fits is kept as it is, not copied.
+            values: int32 or int16, shape `(n_sealed,)`, |q| <= 2^(b-1) - 1; the last
+                one is the weight, where updates have weights. A read-only array of the
+                narrower type that fits is kept as it is, not copied.
 
         Returns:
             The upload's sequence number.

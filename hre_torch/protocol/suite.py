@@ -43,7 +43,7 @@ class Workload:
     """What `Suite.plan` needs to know before any key exists.
 
     Attributes:
-        n_values: length of the flat vector.
+        n_values: how many values an upload holds.
         participants: how many take part.
         value_bits: `b`.
         max_additions: `K`.
@@ -86,7 +86,7 @@ class Suite(ABC):
         protects: one sentence on what it protects against, for people.
         baseline: whether it is for comparison only: somebody who should not can read
             a single participant's updates.
-        merges: whether consecutive releases may be opened as one sum.
+        merges: whether consecutive releases may be opened as one sum; see `merges_in`.
         least_contributions: smallest `t` that the suite allows.
         default_max_additions: K where nobody chose one.
         forwarded: indices of the upload's parts that the KTS gets as well.
@@ -105,6 +105,13 @@ class Suite(ABC):
         if self.least_contributions == 1:
             return 1
         return max(self.least_contributions, math.ceil(participants / 2))
+
+    def merges_in(self, combine: str) -> bool:
+        """Whether consecutive releases may be opened as one sum in such a task.
+
+        Weighted ones may not: each release is divided by its own sum of weights.
+        """
+        return self.merges and combine != "weighted"
 
     @abstractmethod
     def plan(self, parameters: Parameters, workload: Workload) -> Plan:
@@ -212,7 +219,7 @@ class Suite(ABC):
         plan = self.plan(
             task.parameters,
             Workload(
-                task.config.n_values,
+                task.config.n_sealed,
                 len(task.roster.participants),
                 task.config.value_bits,
                 task.config.max_additions,

@@ -9,8 +9,6 @@ from functools import cached_property
 from typing import Final, Literal
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from hre_torch.crypto.modulus import Parameters
 from hre_torch.crypto.signatures import SigningKey, verify
@@ -23,6 +21,10 @@ __all__ = ["Task", "TaskConfig", "sign_task"]
 
 _LISTED_BYTES: Final = 64
 """What an upload takes in a list besides its owner's name, and some room."""
+_MOST_WEIGHT: Final = 2**15 - 1
+"""Finer weights would change no model, and take bits from the exact division."""
+_MOST_BITS: Final = 62
+"""A number of so many bits can be doubled in an int64."""
 _FORMAT: Final = 1
 
 
@@ -41,9 +43,11 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         assumed_colluders: `c`, participants assumed to collude with a server.
         staleness_bound: `S`, most releases an upload may lag behind.
         pending_limit: `Q`, most unreleased uploads of one identity.
-        combine: `"sum"` (the paper's ASGD) or `"mean"` (updates divided by t).
+        combine: `"sum"` (the paper's ASGD), `"mean"` (updates divided by t) or
+            `"weighted"` (federated averaging by numbers of samples).
+        max_samples: most samples that an update may stand for, where it is weighted.
         n_params: trainable values in the flat vector.
-        n_buffers: buffer values after them; always combined as a mean.
+        n_buffers: buffer values after them; a mean even where parameters are summed.
         layout_digest: hash of shapes and dtypes of the flat vector.
         initial_digest: `state_digest` of the weights that the task starts from.
         roster_digest: hash of the roster.
@@ -60,7 +64,8 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     assumed_colluders: int = 0
     staleness_bound: int = 50
     pending_limit: int
-    combine: Literal["sum", "mean"]
+    combine: Literal["sum", "mean", "weighted"]
+    max_samples: int | None = None
     n_params: int
     n_buffers: int = 0
     layout_digest: bytes
@@ -72,6 +77,20 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     def n_values(self) -> int:
         """Length of the flat vector: parameters, then buffers."""
         return self.n_params + self.n_buffers
+
+    @property
+    def n_sealed(self) -> int:
+        """Values in an upload: the flat vector, and in a weighted task the weight."""
+        return self.n_values + (self.combine == "weighted")
+
+    @property
+    def max_weight(self) -> int:
+        """`M`, weight of `max_samples`; 0 where updates have no weights.
+
+        As many as the samples, if a value has the bits for it.
+        """
+        limit = int(2 ** (self.value_bits - 1) - 1)
+        return min(self.max_samples or 0, limit, _MOST_WEIGHT)
 
     def digest(self) -> bytes:
         """Return `cfg`, SHA-256 of the canonical encoding."""
@@ -127,27 +146,6 @@ class Task:
         return FixedPoint(
             fraction_bits=self.config.fraction_bits, value_bits=self.config.value_bits
         )
-
-    def full_size(
-        self, values: npt.NDArray[np.signedinteger], first: int = 0
-    ) -> npt.NDArray[np.int64]:
-        """Return (a piece of) an own upload at the size at which its owner applies it.
-
-        What travels is the update (`sum`) or the update divided by t (`mean`, and
-        buffers always), so the owner's own pending contribution is q or t q.
-
-        Args:
-            values: integers, a contiguous piece of the vector passed to
-                `Session.push`.
-            first: where the piece begins.
-
-        Returns:
-            int64, of the same shape.
-        """
-        full = values.astype(np.int64)
-        averaged = 0 if self.config.combine == "mean" else self.config.n_params
-        full[max(0, averaged - first) :] *= self.config.min_contributions
-        return full
 
 
 def _rules_of_origin(task: Task) -> Iterator[tuple[bool, str]]:
@@ -219,6 +217,29 @@ def _rules_of_training(task: Task) -> Iterator[tuple[bool, str]]:
     yield (
         config.clip is None or (math.isfinite(config.clip) and config.clip > 0),
         f"clip is {config.clip}; it must be a positive number or None",
+    )
+    yield from _rules_of_weights(config)
+
+
+def _rules_of_weights(config: TaskConfig) -> Iterator[tuple[bool, str]]:
+    """Yield what must hold for a weighted average to be computed exactly."""
+    weighted, most = config.combine == "weighted", config.max_samples
+    yield (
+        (most is not None) == weighted,
+        f"max_samples is {most} and combine is {config.combine!r}; combine='weighted' "
+        "needs max_samples, the most samples that one update may stand for, and "
+        "nothing else takes it",
+    )
+    yield (
+        most is None or most >= 1,
+        f"max_samples is {most}; it must be at least 1",
+    )
+    largest = config.max_additions * config.max_weight << (config.value_bits - 1)
+    yield (
+        largest.bit_length() <= _MOST_BITS,
+        f"sums of {config.max_additions} weighted values (K) of {config.value_bits} "
+        f"bits (b) with weights up to {config.max_weight} take {largest.bit_length()} "
+        f"bits, but only {_MOST_BITS} are exact; lower max_additions or value_bits",
     )
 
 

@@ -21,7 +21,7 @@ def decode_vector(
     Args:
         data: `n_values` integers one after another.
         dtype: their width.
-        n_values: length of the task's flat vector.
+        n_values: how many; the task's flat vector, or what an upload holds.
 
     Returns:
         Shape `(n_values,)`, in native byte order, writeable.

@@ -17,6 +17,7 @@ from hre_torch.errors import (
     TransformError,
 )
 from hre_torch.federation import Federation, FederationState
+from hre_torch.protocol.combination import Combination
 from hre_torch.protocol.envelope import decode
 from hre_torch.protocol.messages import Download
 from hre_torch.protocol.session import Session
@@ -63,8 +64,7 @@ def test_buffers_are_applied_as_a_mean_even_when_parameters_are_summed(
 ):
     federation = make_federation(combine="sum")
     config = msgspec.structs.replace(federation.task.config, n_params=60, n_buffers=2)
-    federation.task.config = config
-    full = federation.task.full_size(np.ones(62, dtype=np.int32))
+    full = Combination(config).own(np.ones(62, dtype=np.int32))
     assert full.tolist() == [1] * 60 + [2, 2]
 
 

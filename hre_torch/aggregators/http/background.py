@@ -84,7 +84,7 @@ class BackgroundSession(Session):
         """Return released weights plus own updates under way; see `Session.weights`."""
         weights = super().weights(piece)
         for values in self._again:
-            weights += self.task.full_size(values[piece], piece.start or 0)
+            weights += self._pending.own(values, piece)
         return weights
 
     def push(self, values: npt.NDArray[np.int32]) -> int:

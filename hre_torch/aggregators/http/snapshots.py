@@ -214,7 +214,7 @@ def _explains(
     own = state_digest(weights)
     if digest == own == task.config.initial_digest:
         return True
-    if SUITES.get(task.config.suite).merges:
+    if SUITES.get(task.config.suite).merges_in(task.config.combine):
         return digest == own
     return digest == chained_digest(previous, own)
 

@@ -94,7 +94,7 @@ class HybridParticipant(ParticipantCipher):
         self._keys = GatedParticipant(key_layer(task), secret, workers)
         self._ring = _ring(task)
         self._expansion = shared_expansion(task.cfg)
-        self._n_values = task.config.n_values
+        self._n_values = task.config.n_sealed
         self._doubted: bytes | None = None
 
     def encrypt(self, values: Integers) -> SealedBody:
@@ -148,7 +148,7 @@ class HybridDataService(DataServiceCipher[HybridSum]):
 
     def __init__(self, task: Task, secret: Secret, workers: Workers) -> None:
         self._keys = GatedDataService(key_layer(task), secret, workers)
-        self._n_words = _ring(task).words(task.config.n_values)
+        self._n_words = _ring(task).words(task.config.n_sealed)
         self._store = WordStore(self._n_words)
 
     def load(self, body: Body) -> HybridSum:
@@ -233,7 +233,7 @@ class HybridSuite(GatedSuite):
         """
         super().check(task)
         choose_ring_parameters(
-            task.config.n_values,
+            task.config.n_sealed,
             value_bits=task.config.value_bits,
             max_additions=task.config.max_additions,
         )
@@ -248,7 +248,7 @@ class HybridSuite(GatedSuite):
 
     def upload_sizes(self, task: Task) -> tuple[int, ...]:
         """Heads, lanes, words."""
-        words = 4 * _ring(task).words(task.config.n_values)
+        words = 4 * _ring(task).words(task.config.n_sealed)
         return (*key_layer(task).layout.part_sizes, words)
 
     def participant(

@@ -42,7 +42,7 @@ class LaneTask:
     ) -> None:
         self.task = task
         self.parameters = task.parameters
-        self.n_values = n_values or task.config.n_values
+        self.n_values = n_values or task.config.n_sealed
         self.packing = Packing(
             modulus=int(task.parameters.n),
             value_bits=value_bits or task.config.value_bits,

@@ -64,7 +64,7 @@ class _Participant(ParticipantCipher):
         self._keys = LaneTask(task)
         self._keys.warm_tables((task.parameters.g, *self._keys.joint))
         self._exponents = decode_exponents(secret.material, task.parameters)
-        self._n_values = task.config.n_values
+        self._n_values = task.config.n_sealed
         self._workers = workers
 
     def encrypt(self, values: npt.NDArray[np.int32]) -> SealedBody:

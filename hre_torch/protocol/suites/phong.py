@@ -50,7 +50,7 @@ class _Layout:
 
     def __init__(self, task: Task) -> None:
         self.n = int.from_bytes(task.roster.joint_key[0], "big")
-        self.n_values = task.config.n_values
+        self.n_values = task.config.n_sealed
         self.packing = Packing(
             modulus=self.n,
             value_bits=task.config.value_bits,

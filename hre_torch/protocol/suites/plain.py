@@ -61,7 +61,7 @@ class LedgerOnly(KeyTransformCipher[None]):
 
 class _Participant(ParticipantCipher):
     def __init__(self, task: Task) -> None:
-        self._n_values = task.config.n_values
+        self._n_values = task.config.n_sealed
 
     def encrypt(self, values: npt.NDArray[np.int32]) -> SealedBody:
         words = _with_service_words(values.astype(np.int64), 1)
@@ -80,7 +80,7 @@ class _Participant(ParticipantCipher):
 
 class _DataService(DataServiceCipher[npt.NDArray[np.int64]]):
     def __init__(self, task: Task) -> None:
-        self._n_values = task.config.n_values
+        self._n_values = task.config.n_sealed
 
     def load(self, body: Body) -> npt.NDArray[np.int64]:
         return self.restore(body.parts)
@@ -144,7 +144,7 @@ class PlainSuite(Suite):
 
     def upload_sizes(self, task: Task) -> tuple[int, ...]:
         """One part: the words of the update."""
-        return (8 * (task.config.n_values + _SERVICE_WORDS),)
+        return (8 * (task.config.n_sealed + _SERVICE_WORDS),)
 
     def participant(
         self, task: Task, secret: Secret, workers: Workers

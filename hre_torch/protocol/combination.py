@@ -1,0 +1,190 @@
+"""How the uploads of a release become one change of the model.
+
+Uploads hold integers `q_i` at scale 2^f; the participants learn their sum only.
+
+    sum        change = sum q_i                           q_i = round(2^f u_i)
+    mean       change = sum q_i                           q_i = round(2^f u_i / t)
+    weighted   change = round(M sum q_i / sum w_i)        q_i = round(2^f u_i w_i / M)
+
+`u_i` is an update, `t` the least number of contributions. The third is the average of
+McMahan et al. with weights `w_i` in 1..M, where an update that stands for as many
+samples as the task allows at most has weight M. The weight is one more value of the
+upload, behind parameters and buffers, and as secret as they are: what is opened is the
+sum of weights, and no suite knows that there are any.
+
+A quotient is rounded to the nearest integer, ties to even, in integers of 64 bits: it
+is the same at every participant.
+
+References:
+    B. McMahan, E. Moore, D. Ramage, S. Hampson, B. Agüera y Arcas,
+    "Communication-Efficient Learning of Deep Networks from Decentralized Data",
+    AISTATS 2017, section 2 and algorithm 1 (weights n_k / n).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from hre_torch.errors import ChecksumError, TaskError, UnsupportedError
+from hre_torch.protocol.task import TaskConfig
+
+__all__ = ["Combination", "divided"]
+
+Integers = npt.NDArray[np.signedinteger]
+
+# Temporaries of 512 KiB stay in the processor's cache.
+_PIECE: Final = 1 << 16
+
+
+class Combination:
+    """The arithmetic of one task's `combine`.
+
+    Args:
+        config: the task's numbers.
+    """
+
+    def __init__(self, config: TaskConfig) -> None:
+        self._config = config
+
+    def weight_of(self, samples: int | None) -> int:
+        """Return the weight of updates that stand for so many samples.
+
+        It is `samples` itself where they fit into a value, else in proportion:
+
+            w = max(1, round(samples M / max_samples))
+
+        Args:
+            samples: 1 <= samples <= max_samples; None where updates have no weights.
+
+        Returns:
+            1 <= w <= M, and 0 where updates have no weights.
+
+        Raises:
+            UnsupportedError: the task weights updates and no number of samples is given
+                or one out of range; or it does not and one is given.
+        """
+        most = self._config.max_samples
+        if most is None:
+            if samples is not None:
+                raise UnsupportedError(
+                    f"samples is {samples}, but this task combines updates by "
+                    f"{self._config.combine!r}, where each counts the same; leave "
+                    "samples out, or make the task with combine='weighted'."
+                )
+            return 0
+        if samples is None or not 1 <= samples <= most:
+            raise UnsupportedError(
+                f"samples is {samples}, but this task weights updates by the samples "
+                f"behind them, of which it allows 1 to {most}; pass the size of this "
+                "participant's data set, samples=len(dataset), or make the task with "
+                "a larger max_samples."
+            )
+        doubled = 2 * samples * self._config.max_weight
+        return max(1, (doubled + most) // (2 * most))
+
+    def multiple(self, weight: int, piece: slice) -> npt.NDArray[np.float64]:
+        """Return by how much an owner's update is larger than what travels of it.
+
+        Args:
+            weight: from `weight_of`.
+            piece: contiguous part of the vector, with a start and a stop.
+
+        Returns:
+            1, t or M/w for each value, float64.
+        """
+        size = piece.stop - piece.start
+        if self._config.combine == "weighted":
+            return np.full(size, self._config.max_weight / weight)
+        return self._copies(piece.start, size).astype(np.float64)
+
+    def own(self, values: Integers, piece: slice = slice(None)) -> Integers:
+        """Return an own upload at the size at which its owner applies it.
+
+        This is what it counts until it is released: the whole update, as if nobody else
+        had contributed. In a weighted task it is rounded, by half a unit at most.
+
+        Args:
+            values: as passed to `Session.push`, shape `(n_sealed,)`.
+            piece: which contiguous part of the model's vector.
+
+        Returns:
+            int64 at scale 2^f, of the shape of the piece.
+        """
+        config = self._config
+        full = values[: config.n_values][piece].astype(np.int64)
+        if config.combine == "weighted":
+            full *= config.max_weight
+            return divided(full, int(values[-1]))
+        full *= self._copies(piece.start or 0, full.size)
+        return full
+
+    def change(self, total: Integers, count: int) -> tuple[Integers, int]:
+        """Return by how much a release changes the model, and its sum of weights.
+
+        Args:
+            total: sum of the uploads, shape `(n_sealed,)`.
+            count: how many they are.
+
+        Returns:
+            int64 at scale 2^f, shape `(n_values,)`, and `sum w_i`; where updates have
+            no weights, `total` itself and 0.
+
+        Raises:
+            ChecksumError: these are not the weights of so many uploads.
+        """
+        config = self._config
+        if config.combine != "weighted":
+            return total, 0
+        weight, most = int(total[-1]), count * config.max_weight
+        if not count <= weight <= most:
+            raise ChecksumError(
+                f"the weights of {count} uploads add up to {weight}, which must lie "
+                f"between {count} and {most}: somebody has claimed a false one"
+            )
+        changes = np.empty(config.n_values, dtype=np.int64)
+        for start in range(0, config.n_values, _PIECE):
+            piece = slice(start, min(start + _PIECE, config.n_values))
+            scaled = total[piece].astype(np.int64) * config.max_weight
+            changes[piece] = divided(scaled, weight)
+        return changes, weight
+
+    def require_weight(self, values: Integers) -> None:
+        """Check that an upload ends with a weight, if it must have one.
+
+        Raises:
+            TaskError: its last value is no weight.
+        """
+        most = self._config.max_weight
+        if most and not 1 <= values[-1] <= most:
+            raise TaskError(
+                f"the last value of an update is its weight, here {values[-1]}; it "
+                f"must lie between 1 and {most}"
+            )
+
+    def _copies(self, first: int, size: int) -> npt.NDArray[np.int64]:
+        """Return 1 or t for each value: buffers are a mean even in a sum."""
+        config = self._config
+        copies = np.ones(size, dtype=np.int64)
+        averaged = 0 if config.combine == "mean" else config.n_params
+        copies[max(0, averaged - first) :] = config.min_contributions
+        return copies
+
+
+def divided(numbers: npt.NDArray[np.int64], divisor: int) -> npt.NDArray[np.int64]:
+    """Return numbers / divisor, rounded to the nearest integer, ties to even.
+
+    Args:
+        numbers: |number| < 2^62.
+        divisor: 1 <= divisor < 2^62.
+
+    >>> divided(np.array([-3, -1, 1, 3, 5, 7]), 2).tolist()
+    [-2, 0, 0, 2, 2, 4]
+    """
+    quotient = numbers // divisor
+    # From here on twice the remainder: 0 <= excess < 2 divisor.
+    excess = 2 * (numbers - quotient * divisor)
+    quotient += (excess > divisor) | ((excess == divisor) & (quotient % 2 == 1))
+    return quotient
