@@ -133,7 +133,7 @@ def test_an_unknown_key_is_named_with_its_path_and_nearest_spelling(
         ("data.name=digit", "data.name", "digits", "cifar10, digits, imagefolder"),
         ("train.optimizer=adamm", "train.optimizer", "adam", "adagrad, adam, adamw"),
         ("train.schedule=cosin", "train.schedule", "cosine", "cosine, none, onecycle"),
-        ("combine=meen", "combine", "mean", "mean, sum"),
+        ("combine=meen", "combine", "mean", "mean, sum, weighted"),
         ("train.precision=float16", "train.precision", "bfloat16", "bfloat16, float32"),
     ],
 )

@@ -138,6 +138,7 @@ def _summary(file: RosterFile) -> str:
             f"K={task.max_additions} Q={task.pending_limit} S={task.staleness_bound} "
             f"b={task.value_bits} f={task.fraction_bits} combine={task.combine} "
             f"values={task.n_values}"
+            f"{f' max_samples={task.max_samples}' if task.max_samples else ''}"
         )
     lines.append(f"fingerprint {fingerprint(file)}")
     return "\n".join(lines)

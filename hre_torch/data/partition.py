@@ -11,6 +11,8 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -29,12 +31,14 @@ def split_indices(
     seed: int,
     dirichlet: float | None = None,
     batch_size: int = 1,
+    sizes: Sequence[float] | None = None,
 ) -> list[NDArray[np.int64]]:
     """Divide training images among participants, each image to exactly one.
 
-    Shares differ by at most one image. With `dirichlet` = alpha, participant i draws
-    its class proportions q_i ~ Dir(alpha p), where p are the proportions of the whole,
-    and then its images by q_i without replacement, until classes run out.
+    Shares differ by at most one image, or are in proportion to `sizes`. With
+    `dirichlet` = alpha, participant i draws its class proportions q_i ~ Dir(alpha p),
+    where p are the proportions of the whole, and then its images by q_i without
+    replacement, until classes run out.
 
     Args:
         labels: shape (n,), int64, >= 0.
@@ -43,6 +47,7 @@ def split_indices(
         dirichlet: alpha > 0; small values give each participant few classes. Left out,
             images are dealt at random (IID).
         batch_size: least share of a participant.
+        sizes: one positive number per participant; equal shares if left out.
 
     Returns:
         P sorted index arrays that together are 0..n-1.
@@ -50,18 +55,24 @@ def split_indices(
     Raises:
         DataError: a participant would not get one full batch.
     """
-    if len(labels) // participants < batch_size:
-        raise DataError(
-            f"{len(labels)} training images give {participants} participants "
-            f"{len(labels) // participants} each, less than one batch of {batch_size}; "
-            "lower train.batch_size or participants, or raise data.train_size."
-        )
     stream = np.random.default_rng(seed)
     shuffled = stream.permutation(len(labels))
+    if sizes is None:
+        parts = np.array_split(shuffled, participants)
+    else:
+        ends = np.cumsum(sizes) / np.sum(sizes) * len(labels)
+        parts = np.split(shuffled, np.rint(ends[:-1]).astype(np.int64))
+    least = min(len(part) for part in parts)
+    if least < batch_size:
+        raise DataError(
+            f"{len(labels)} training images give one of {participants} participants "
+            f"{least}, less than one batch of {batch_size}; lower train.batch_size or "
+            "participants, raise data.train_size, or make data.sizes more even."
+        )
     if dirichlet is None:
-        return [np.sort(part) for part in np.array_split(shuffled, participants)]
-    sizes = [len(part) for part in np.array_split(shuffled, participants)]
-    return _dirichlet_split(labels, shuffled, sizes, dirichlet, stream)
+        return [np.sort(part) for part in parts]
+    counts = [len(part) for part in parts]
+    return _dirichlet_split(labels, shuffled, counts, dirichlet, stream)
 
 
 def _dirichlet_split(
@@ -129,6 +140,11 @@ class Batches:
         self._augment = augment
         self._epoch = -1
         self._order = indices
+
+    @property
+    def samples(self) -> int:
+        """Images of this participant."""
+        return len(self._indices)
 
     def __len__(self) -> int:
         """Batches per epoch."""

@@ -72,13 +72,19 @@ def propose_recipe(
             the recipe's own otherwise.
 
     Raises:
-        RecipeError: the recipe is for another number of participants.
+        RecipeError: the recipe is for another number of participants, or weights
+            their updates without a bound.
         LayoutError, TaskError: model, roster and numbers do not fit.
     """
     if recipe.participants != len(roster.participants):
         raise RecipeError(
             f"the recipe is for {recipe.participants} participants, the roster has "
             f"{len(roster.participants)}; change `participants`"
+        )
+    if recipe.combination == "weighted" and recipe.max_samples is None:
+        raise RecipeError(
+            "combine is 'weighted', so the task must say how many samples may stand "
+            "behind an update; set max_samples to the size of the largest data set"
         )
     model = build_model(recipe.model.name, recipe.train.seed, **recipe.model.options)
     config, initial = propose_task(
@@ -90,6 +96,7 @@ def propose_recipe(
         min_contributions=recipe.min_contributions,
         assumed_colluders=recipe.assumed_colluders,
         combine=recipe.combination,
+        max_samples=recipe.max_samples,
         max_additions=recipe.max_additions,
         value_bits=recipe.value_bits,
         fraction_bits=recipe.fraction_bits,
@@ -273,6 +280,7 @@ def _batches(
             seed=recipe.train.seed,
             dirichlet=None if split == "iid" else split.dirichlet,
             batch_size=recipe.train.batch_size,
+            sizes=recipe.sizes,
         )[index]
     return Batches(
         data.train,

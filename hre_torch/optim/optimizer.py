@@ -72,8 +72,7 @@ class HREOptimizer(Optimizer):
         rounding: rule of the quantiser; to the nearest if left out.
         staleness_weight: weight of an update of a given staleness, in (0, 1].
         noise: differential privacy of this participant; none if left out.
-        samples: how many samples this participant trains on, for a task that weights
-            updates by them; it stays as secret as the updates.
+        samples: how many this participant trains on, where the task weights updates.
 
     Attributes:
         inner, session: as given.

@@ -68,6 +68,9 @@ class DataSection(_Section):
     split: Literal["iid"] | DirichletSplit = Field(
         "iid", description="iid, or {dirichlet: alpha}"
     )
+    sizes: list[Positive] | None = Field(
+        None, description="relative sizes of the shares, repeated in turn; equal"
+    )
     augment: bool = Field(False, description="random shifts and flips while training")
     train_size: Count | None = Field(
         None, description="use only so many training images"
@@ -184,8 +187,11 @@ class Recipe(_Section):
     assumed_colluders: Annotated[int, Field(ge=0)] | None = Field(
         None, description="c, participants that may collude; t - 2 by default"
     )
-    combine: Literal["sum", "mean"] | None = Field(
+    combine: Literal["sum", "mean", "weighted"] | None = Field(
         None, description="sum for push_every 1 without momentum, else mean"
+    )
+    max_samples: Count | None = Field(
+        None, description="most samples behind an update, if weighted; largest share"
     )
     max_additions: Count | None = Field(
         None, description="K, most uploads in one sum; the suite's default"
@@ -215,6 +221,11 @@ class Recipe(_Section):
                 f"train.momentum is {self.train.momentum}, but {optimizer!r} takes "
                 f"none; set it to 0 or use {' or '.join(_WITH_MOMENTUM)}"
             )
+        if self.max_samples is not None and self.combination != "weighted":
+            raise ValueError(
+                f"max_samples is {self.max_samples}, but combine is "
+                f"{self.combination!r}; leave it out, or set combine to 'weighted'"
+            )
         going = [dropout.participant for dropout in self.train.dropouts]
         if len(set(going)) < len(going) or max(going, default=0) >= self.participants:
             raise ValueError(
@@ -224,13 +235,21 @@ class Recipe(_Section):
         return self
 
     @property
+    def sizes(self) -> list[float] | None:
+        """Relative size of every participant's share; None where they are equal."""
+        given = self.data.sizes
+        if not given:
+            return None
+        return [given[i % len(given)] for i in range(self.participants)]
+
+    @property
     def speeds(self) -> list[float]:
         """Relative speed of every participant; a short list is repeated in turn."""
         given = self.train.speeds or [1.0]
         return [given[i % len(given)] for i in range(self.participants)]
 
     @property
-    def combination(self) -> Literal["sum", "mean"]:
+    def combination(self) -> Literal["sum", "mean", "weighted"]:
         """How updates combine, with the default filled in."""
         if self.combine is not None:
             return self.combine

@@ -50,6 +50,7 @@ def make_batches(recipe: Recipe, data: Data) -> list[Batches]:
         seed=recipe.train.seed,
         dirichlet=None if split == "iid" else split.dirichlet,
         batch_size=recipe.train.batch_size,
+        sizes=recipe.sizes,
     )
     return [
         Batches(
@@ -70,9 +71,16 @@ def steps_of(recipe: Recipe, batches: Batches) -> int:
 
 
 def make_federation(
-    recipe: Recipe, observe: Observer, state: RunState | None
+    recipe: Recipe, batches: list[Batches], observe: Observer, state: RunState | None
 ) -> Federation:
     """Return servers with everybody's keys, new or restored.
+
+    Args:
+        recipe: what is trained.
+        batches: everybody's; weights are in proportion to the largest share, unless
+            the recipe says otherwise.
+        observe: told of the servers' phases.
+        state: where an earlier run stopped.
 
     Raises:
         ConfigurationError: the recipe's numbers do not fit together.
@@ -82,6 +90,9 @@ def make_federation(
             state.federation, workers=recipe.workers, observe=observe
         )
     model = build_model(recipe.model.name, recipe.train.seed, **recipe.model.options)
+    max_samples = recipe.max_samples
+    if recipe.combination == "weighted" and max_samples is None:
+        max_samples = max(share.samples for share in batches)
     return Federation.local(
         model,
         participants=recipe.participants,
@@ -90,6 +101,7 @@ def make_federation(
         min_contributions=recipe.min_contributions,
         assumed_colluders=recipe.assumed_colluders,
         combine=recipe.combination,
+        max_samples=max_samples,
         max_additions=recipe.max_additions,
         value_bits=recipe.value_bits,
         fraction_bits=recipe.fraction_bits,

@@ -111,7 +111,7 @@ def estimate_recipe(
     suite, parameters = SUITES.get(recipe.suite), load_profile(recipe.profile)
     n_params, n_values = _sizes(recipe, parameters_of_model)
     workload = Workload(
-        n_values=n_values,
+        n_values=n_values + (recipe.combination == "weighted"),
         participants=recipe.participants,
         value_bits=recipe.value_bits,
         max_additions=recipe.max_additions or suite.default_max_additions,
@@ -124,7 +124,7 @@ def estimate_recipe(
     t = recipe.min_contributions or suite.default_contributions(recipe.participants)
     releases = pushes // t
     downloads = recipe.participants * releases
-    if suite.merges:
+    if suite.merges_in(recipe.combination):
         downloads = min(downloads, pulls)
     phases = _phase_seconds(plan, parameters, recipe.workers, additions=t - 1)
     calls = {"add": releases} | dict.fromkeys(_OF_A_DOWNLOAD, downloads)

@@ -49,6 +49,7 @@ class Learner:
         self._batches = batches
         self._observe = session.observe = observe
         train = self._train = recipe.train
+        weighted = session.task.config.combine == "weighted"
         inner = train.make_optimizer(model.parameters())
         self._scheduler = train.make_scheduler(inner, steps)
         self.optimizer = HREOptimizer(
@@ -62,6 +63,7 @@ class Learner:
             buffers=recipe.buffers,
             rounding=train.make_rounding(session.task.roster.names.index(self.name)),
             staleness_weight=train.make_staleness_weight(),
+            samples=batches.samples if weighted else None,
         )
         self._loss_sum, self._loss_count = 0.0, 0
         if state is not None:

@@ -73,7 +73,9 @@ class Runner:
         self._test = data.test
         batches = make_batches(recipe, data)
         self._steps_per_epoch = sum(len(share) for share in batches)
-        self.federation = make_federation(recipe, self.book.observer(_SERVERS), state)
+        self.federation = make_federation(
+            recipe, batches, self.book.observer(_SERVERS), state
+        )
         self.learners = make_learners(
             recipe, self.federation, batches, self.book, state
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from hre_torch.aggregators.http import BackgroundSession
@@ -89,12 +90,23 @@ def test_released_weights_are_those_of_sessions_that_wait(
     assert [s.pending for s in ahead] == [0, 0, 0]
 
 
-def test_an_update_under_way_is_part_of_the_weights_in_use(sessions):
-    session = sessions(combine="mean")[0]
+WEIGHTED = {"combine": "weighted", "max_samples": 100}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "more", "full"), [({"combine": "mean"}, [], 15), (WEIGHTED, [25], 20)]
+)
+def test_an_update_under_way_is_part_of_the_weights_in_use(
+    sessions, numbers, more, full
+):
+    session = sessions(**numbers)[0]
     gate = hold(session)
     start = session.weights()
-    session.push(same(5))
-    assert (session.weights() - start == 15).all()
+    session.push(np.array([*same(5), *more], dtype=np.int32))
+    assert (session.weights() - start == full).all()
+    # Also where it comes back as too old and is to be sealed anew.
+    session._again.append(session._pending.pop(0).astype(np.int32))
+    assert (session.weights() - start == full).all()
     gate.set()
 
 

@@ -67,8 +67,19 @@ def test_a_small_alpha_gives_the_first_participant_almost_one_class():
 
 def test_a_share_below_one_batch_is_refused():
     labels = np.zeros(99, dtype=np.int64)
-    with pytest.raises(DataError, match="24 each, less than one batch of 25"):
+    with pytest.raises(DataError, match="participants 24, less than one batch of 25"):
         split_indices(labels, 4, seed=0, batch_size=25)
+
+
+@pytest.mark.parametrize("dirichlet", [None, 0.3])
+def test_shares_are_in_proportion_to_the_sizes_asked_for(dirichlet):
+    labels = np.repeat(np.arange(10), 10)
+    split = {"seed": 0, "dirichlet": dirichlet, "sizes": [4, 2.5, 1]}
+    parts = split_indices(labels, 3, **split)
+    assert [len(part) for part in parts] == [53, 34, 13]
+    assert np.sort(np.concatenate(parts)).tolist() == list(range(100))
+    with pytest.raises(DataError, match=r"make data.sizes more even"):
+        split_indices(labels, 3, batch_size=14, **split)
 
 
 def test_an_epoch_draws_no_image_twice_and_only_own_ones():

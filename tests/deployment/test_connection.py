@@ -27,11 +27,18 @@ from hre_torch.errors import (
 from hre_torch.protocol.vectors import state_digest
 
 SUITES = ["plain", "hybrid"]
+WEIGHTED = {"combine": "weighted", "max_samples": 100}
 NAMES = ("p0", "p1", "p2", "p3")
 
 
 def same(fill: int) -> np.ndarray:
     return np.full(62, fill, dtype=np.int32)
+
+
+def fit(session, fill: int) -> np.ndarray:
+    """Return an update, with a weight of 40 where the task wants one."""
+    weights = [40] * (session.task.config.n_sealed - 62)
+    return np.append(same(fill), np.array(weights, dtype=np.int32))
 
 
 def wait_until(condition, seconds=30):
@@ -43,7 +50,7 @@ def wait_until(condition, seconds=30):
 
 def one_round(sessions, fill=1):
     for session in sessions:
-        session.push(same(fill))
+        session.push(fit(session, fill))
     return [session.pull() for session in sessions]
 
 
@@ -124,7 +131,7 @@ class Helpers:
     def _train(self):
         while not self._ended.is_set():
             for session in self.sessions:
-                session.push(same(1))
+                session.push(fit(session, 1))
                 session.catch_up()
             for session in self.sessions:
                 session.catch_up()
@@ -141,9 +148,11 @@ class Helpers:
             session.catch_up()
 
 
-@pytest.mark.parametrize("suite", SUITES)
-def test_who_comes_late_gets_the_weights_sealed_by_another(make_hosted_site, suite):
-    site = make_hosted_site(suite)
+@pytest.mark.parametrize(("suite", "numbers"), [("plain", {}), ("hybrid", WEIGHTED)])
+def test_who_comes_late_gets_the_weights_sealed_by_another(
+    make_hosted_site, suite, numbers
+):
+    site = make_hosted_site(suite, **numbers)
     with Helpers(site, site.names[:3]) as others:
         wait_until(lambda: others.sessions[0].version >= 2)
         late = site.connect("p3", patience=30)

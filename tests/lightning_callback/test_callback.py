@@ -65,6 +65,18 @@ def test_an_unchanged_module_trains_exactly_as_without_a_federation(
     assert callback.session.statistics.pushes >= steps // 2
 
 
+def test_a_weighted_task_is_told_how_many_samples_there_are(loader, tmp_path):
+    plain, federated = Classifier(), Classifier()
+    trainer(tmp_path).fit(plain, loader)
+    weighted = {"combine": "weighted", "max_samples": 48}
+    callback = HRECallback(lone(federated, **weighted), samples=48)
+    trainer(tmp_path, callback).fit(federated, loader)
+    assert bits(federated) == bits(plain)
+    forgetful = trainer(tmp_path, HRECallback(lone(Classifier(), **weighted)))
+    with pytest.raises(UnsupportedError, match=r"samples=len\(dataset\)"):
+        forgetful.fit(Classifier(), loader)
+
+
 def test_float16_with_a_gradient_scaler_trains(loader, tmp_path):
     module = Classifier("adam")
     callback = HRECallback(lone(module))
