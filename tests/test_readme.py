@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 from typer.testing import CliRunner
 
-from hre_torch import Federation, errors
+from hre_torch import Federation, HREOptimizer, errors
 from hre_torch.aggregators import AGGREGATORS
 from hre_torch.cli import app
 from hre_torch.recipes import DataSection, ModelSection, Recipe, TrainSection
@@ -190,6 +190,21 @@ def test_the_one_line_swap_trains():
     before = model[0].weight.detach().clone()
     model(torch.ones(3, 4)).sum().backward()
     optimizer.step()
+    assert not torch.equal(model[0].weight, before)
+    script["federation"].close()
+
+
+def test_the_weighted_average_trains():
+    (code,) = blocks("One line in an existing script", "python")
+    model = Net()
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    script = {"Federation": Federation, "HREOptimizer": HREOptimizer, "model": model}
+    script |= {"inner": inner, "dataset": range(6000)}
+    exec(code, script)
+    before = model[0].weight.detach().clone()
+    model(torch.ones(3, 4)).sum().backward()
+    script["optimizer"].step()
+    assert script["optimizer"].session.pending == 1
     assert not torch.equal(model[0].weight, before)
     script["federation"].close()
 

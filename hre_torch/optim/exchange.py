@@ -1,7 +1,7 @@
 """What crosses between the local model and the session: one push, one pull.
 
     v       = weight(staleness) * min(1, clip / ||local||_2) * local
-    q       = quantise(v / m)
+    q       = quantise(v / m)          |q| <= the largest value of the upload's weight
     local' = v - m q / 2^f
 
 `v` is the update, `m` the multiple at which its owner applies it until it is released:
@@ -238,9 +238,13 @@ class Exchange:
         config, dtype = self._task.config, self._task.fixed_point.dtype
         values = np.empty(config.n_sealed, dtype=dtype)
         values[config.n_values :] = self._weight
+        largest = self._combination.largest(self._weight)
         for place in self._places():
             update = self._update(place, factor) / self._own_multiple(place)
-            values[place] = self._task.fixed_point.quantise(update, self._rounding)
+            quantised = self._task.fixed_point.quantise(update, self._rounding)
+            if largest < self._task.fixed_point.limit:
+                np.clip(quantised, -largest, largest, out=quantised)
+            values[place] = quantised
         # The session keeps it for as long as it is not released.
         values.flags.writeable = False
         return values

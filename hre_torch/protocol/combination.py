@@ -12,6 +12,14 @@ samples as the task allows at most has weight M. The weight is one more value of
 upload, behind parameters and buffers, and as secret as they are: what is opened is the
 sum of weights, and no suite knows that there are any.
 
+An update is clipped before it is weighted, so that its values obey
+
+    |q_i| <= limit w_i / M,   limit = 2^(b-1) - 1.
+
+Then no average exceeds `limit`, and a sum that does is not one of honest uploads, be it
+for a false weight or for a false value: everybody rejects it. Whatever a liar uploads,
+one release moves no value by more than `limit` units.
+
 A quotient is rounded to the nearest integer, ties to even, in integers of 64 bits: it
 is the same at every participant.
 
@@ -28,7 +36,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from hre_torch.errors import ChecksumError, TaskError, UnsupportedError
+from hre_torch.errors import (
+    ChecksumError,
+    SlotOverflowError,
+    TaskError,
+    UnsupportedError,
+)
 from hre_torch.protocol.task import TaskConfig
 
 __all__ = ["Combination", "divided"]
@@ -85,6 +98,13 @@ class Combination:
         doubled = 2 * samples * self._config.max_weight
         return max(1, (doubled + most) // (2 * most))
 
+    def largest(self, weight: int) -> int:
+        """Return the largest magnitude of a value in an upload of that weight."""
+        limit = int(2 ** (self._config.value_bits - 1) - 1)
+        if self._config.combine != "weighted":
+            return limit
+        return limit * weight // self._config.max_weight
+
     def multiple(self, weight: int, piece: slice) -> npt.NDArray[np.float64]:
         """Return by how much an owner's update is larger than what travels of it.
 
@@ -129,11 +149,12 @@ class Combination:
             count: how many they are.
 
         Returns:
-            int64 at scale 2^f, shape `(n_values,)`, and `sum w_i`; where updates have
+            int32 at scale 2^f, shape `(n_values,)`, and `sum w_i`; where updates have
             no weights, `total` itself and 0.
 
         Raises:
             ChecksumError: these are not the weights of so many uploads.
+            SlotOverflowError: a value is larger than their weights allow.
         """
         config = self._config
         if config.combine != "weighted":
@@ -144,25 +165,35 @@ class Combination:
                 f"the weights of {count} uploads add up to {weight}, which must lie "
                 f"between {count} and {most}: somebody has claimed a false one"
             )
-        changes = np.empty(config.n_values, dtype=np.int64)
+        values, largest = total[: config.n_values], self.largest(weight)
+        if not -largest <= values.min() <= values.max() <= largest:
+            raise SlotOverflowError(
+                f"values of a sum lie between {values.min()} and {values.max()}, but "
+                f"weights that add up to {weight} allow {largest}: somebody has "
+                "uploaded a false weight or value"
+            )
+        changes = np.empty(config.n_values, dtype=np.int32)
         for start in range(0, config.n_values, _PIECE):
-            piece = slice(start, min(start + _PIECE, config.n_values))
-            scaled = total[piece].astype(np.int64) * config.max_weight
+            piece = slice(start, start + _PIECE)
+            scaled = values[piece].astype(np.int64) * config.max_weight
             changes[piece] = divided(scaled, weight)
         return changes, weight
 
-    def require_weight(self, values: Integers) -> None:
-        """Check that an upload ends with a weight, if it must have one.
+    def weight_in(self, values: Integers) -> int:
+        """Return the weight in an upload, 0 where uploads have none.
 
         Raises:
-            TaskError: its last value is no weight.
+            TaskError: what should be the weight is none.
         """
-        most = self._config.max_weight
-        if most and not 1 <= values[-1] <= most:
+        if self._config.combine != "weighted":
+            return 0
+        weight, most = int(values[-1]), self._config.max_weight
+        if not 1 <= weight <= most:
             raise TaskError(
-                f"the last value of an update is its weight, here {values[-1]}; it "
-                f"must lie between 1 and {most}"
+                f"the last value of an update is its weight, here {weight}; it must "
+                f"lie between 1 and {most}"
             )
+        return weight
 
     def _copies(self, first: int, size: int) -> npt.NDArray[np.int64]:
         """Return 1 or t for each value: buffers are a mean even in a sum."""

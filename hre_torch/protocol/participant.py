@@ -181,15 +181,17 @@ class LearningParticipant:
                 f"an update has shape {values.shape} and dtype {values.dtype}, this "
                 f"task takes shape {expected} and dtype int32 or int16"
             )
-        limit = self.task.fixed_point.limit
+        weight = self._combination.weight_in(values)
+        limit = self._combination.largest(weight)
+        values = values[: self.task.config.n_values]
         low, high = int(values.min()), int(values.max())
         if not -limit <= low <= high <= limit:
+            of_weight = f" and weight {weight}" if weight else ""
             raise SlotOverflowError(
                 f"quantised values lie between {low} and {high}, but "
-                f"{self.task.config.value_bits} bits hold only -{limit} to {limit}; "
-                "quantise with the task's fixed point, which clips"
+                f"{self.task.config.value_bits} bits{of_weight} hold only -{limit} to "
+                f"{limit}; quantise with the task's fixed point, and clip"
             )
-        self._combination.require_weight(values)
 
     def _checked_releases(self, download: Envelope[Download]) -> list[Release]:
         roster = self.task.roster

@@ -27,7 +27,7 @@ def weighted_scenes(monkeypatch):
 
     def with_weight(self):
         weight = self._generator.integers(1, 101)
-        return np.append(draw(self), weight).astype(np.int32)
+        return np.append(draw(self) * weight // 101, weight).astype(np.int32)
 
     monkeypatch.setattr(scene, "TaskConfig", numbers)
     monkeypatch.setattr(Scene, "draw", with_weight)

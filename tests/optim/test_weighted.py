@@ -38,13 +38,13 @@ def test_a_release_is_the_average_of_local_models_by_samples(
     samples, models = [300, 120, 7], [network() for _ in range(3)]
     alone = [network() for _ in range(3)]
     optimizers = [
-        wrap(model, together.join(), count, push_every=4, pull_every=100)
+        wrap(model, together.join(), count, lr=0.2, push_every=4, pull_every=100)
         for model, count in zip(models, samples, strict=True)
     ]
     for number in range(3):
         share = batches[4 * number : 4 * number + 4]
         train(models[number], optimizers[number], share)
-        inner = torch.optim.SGD(alone[number].parameters(), lr=0.5)
+        inner = torch.optim.SGD(alone[number].parameters(), lr=0.2)
         train(alone[number], inner, share)
     expected = np.average([values(m) for m in alone], axis=0, weights=samples)
     released = []
@@ -73,6 +73,22 @@ def test_a_push_moves_no_parameter_and_leaves_the_rest_for_the_next(session, net
     sent = joined.released() / SCALE - before
     # One unit of an upload is 300 / 7 units of its owner's.
     assert np.abs(sent - 0.1234567).max() <= (300 / 7 / 2 + 4) / SCALE
+
+
+def test_what_exceeds_the_range_of_a_weight_arrives_with_later_pushes(session):
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.zeros(1))
+    joined = session(model, combine="weighted", max_samples=300)
+    optimizer = wrap(model, joined, 100, push_every=100)
+    with torch.no_grad():
+        model.weight += 1.25
+    moved = []
+    for _ in range(3):
+        optimizer.push()
+        optimizer.pull()
+        assert model.weight.item() == pytest.approx(1.25)
+        moved.append(joined.released().item() / SCALE)
+    assert moved == pytest.approx([0.5, 1.0, 1.25], abs=5 / SCALE)
 
 
 def test_a_lone_participant_trains_as_without_a_federation(network, batches, session):

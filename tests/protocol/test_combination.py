@@ -10,7 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hre_torch.errors import TaskError, TransformError, UnsupportedError
+from hre_torch.errors import (
+    SlotOverflowError,
+    TaskError,
+    TransformError,
+    UnsupportedError,
+)
 from hre_torch.federation import Federation
 from hre_torch.protocol.combination import Combination, divided
 from hre_torch.protocol.session import Session
@@ -50,8 +55,9 @@ def play(federation: Federation, draw_update, rounds: int) -> list[np.ndarray]:
     sessions = together(federation)
     for turn in range(rounds):
         session = sessions[turn % len(sessions)]
-        values = draw_update(session.task.config.n_values, seed=turn)
-        session.push(upload(session, values, 1 + 37 * turn % 100))
+        weight = 1 + 37 * turn % 100
+        values = draw_update(62, seed=turn, limit=32767 * weight // 100)
+        session.push(upload(session, values, weight))
         if turn % 5 == 0:
             session.pull()
     for session in sessions:
@@ -75,7 +81,9 @@ def test_a_release_is_the_weighted_mean_of_federated_averaging(
     sessions = together(make_federation(**T3))[:3]
     weights = np.array([1, 30, 100])
     start = sessions[0].released()
-    drawn = np.stack([draw_update(62, seed=i) for i in range(3)])
+    drawn = np.stack(
+        [draw_update(62, seed=i, limit=327 * weights[i]) for i in range(3)]
+    )
     for session, values, weight in zip(sessions, drawn, weights, strict=True):
         session.push(upload(session, values, weight))
     [opened] = sessions[0].pull()
@@ -173,18 +181,19 @@ def test_a_restart_knows_the_weight_of_what_is_pending(make_federation):
 
 
 @pytest.mark.parametrize("suite", ["plain", *PROTECTED])
-@pytest.mark.parametrize("lie", [-9, 300])
-def test_an_impossible_sum_of_weights_is_rejected_by_everybody(
+@pytest.mark.parametrize("lie", [-9, 300, -5])
+def test_what_cannot_be_a_sum_of_such_uploads_is_rejected_by_everybody(
     make_federation, monkeypatch, suite, lie
 ):
+    """Sums of weights of -1, 308 and 3: the last one would be an average of 32767."""
     sessions = together(make_federation(suite, **T3))
     start = sessions[0].released()
     for session in sessions[:2]:
-        session.push(upload(session, 100, 4))
+        session.push(upload(session, 400, 4))
     liar = sessions[2]
     with monkeypatch.context() as patched:
-        patched.setattr(Combination, "require_weight", lambda self, values: None)
-        liar.push(upload(liar, 100, lie))
+        patched.setattr(Combination, "weight_in", lambda self, values: 100)
+        liar.push(upload(liar, 400, lie))
     for session in sessions:
         [opened] = session.pull()
         assert opened.values is None
@@ -200,6 +209,18 @@ def test_a_participant_refuses_to_seal_what_is_no_weight(make_federation):
             session.push(upload(session, 1, weight))
     with pytest.raises(TaskError, match=r"shape \(62,\)"):
         session.push(np.ones(62, dtype=np.int32))
+    with pytest.raises(SlotOverflowError, match="weight 50 hold only -16383 to 16383"):
+        session.push(upload(session, 16384, 50))
+
+
+def test_extreme_values_of_every_weight_open_exactly(make_federation):
+    sessions = together(make_federation("hybrid", **T3))[:3]
+    start = sessions[0].released()
+    for session, weight in zip(sessions, (1, 99, 100), strict=True):
+        session.push(upload(session, -32767 * weight // 100 + 1, weight))
+    [opened] = sessions[0].pull()
+    assert (sessions[0].released() - start == opened.values).all()
+    assert -32767 <= opened.values.min() <= opened.values.max() < -32700
 
 
 @pytest.mark.parametrize("suite", ["plain", "paper"])
