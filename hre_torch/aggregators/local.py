@@ -117,13 +117,22 @@ class LocalServers:
         self._tapped(f"dsp->{name}", reply)
         return reply
 
-    def fetch(self, name: str, since: int, *, merge: bool) -> Iterator[bytes]:
-        """Yield what participant `name` lacks: `Download` messages, or a `Refusal`."""
+    def fetch(
+        self, name: str, since: int, *, merge: bool, opened: int | None = None
+    ) -> Iterator[bytes]:
+        """Yield what participant `name` lacks: `Download` messages, or a `Refusal`.
+
+        Args:
+            name: who asks.
+            since: see `Aggregator.fetch`.
+            merge: see there.
+            opened: see `Aggregator.opened`.
+        """
         while True:
             with self._lock:
                 try:
                     download: tuple[int | None, bytes] | None = self._next_download(
-                        name, since, merge=merge
+                        name, since, merge=merge, opened=opened
                     )
                 except HREError as error:
                     download = (None, self._refusal(error))
@@ -166,9 +175,9 @@ class LocalServers:
             listener(release.header)
 
     def _next_download(
-        self, name: str, since: int, *, merge: bool
+        self, name: str, since: int, *, merge: bool, opened: int | None
     ) -> tuple[int, bytes] | None:
-        wanted = self._data_service.next_range(name, since, merge=merge)
+        wanted = self._data_service.next_range(name, since, merge=merge, opened=opened)
         if wanted is None:
             return None
         request = self._data_service.begin(name, *wanted)
@@ -213,7 +222,7 @@ class LocalAggregator(Aggregator):
 
     def fetch(self, since: int, *, merge: bool = True) -> Iterator[bytes]:
         """Yield what is new for this participant."""
-        return self._servers.fetch(self._name, since, merge=merge)
+        return self._servers.fetch(self._name, since, merge=merge, opened=self.opened)
 
     def close(self) -> None:
         """Nothing to give back: the servers outlive their connections."""

@@ -183,6 +183,16 @@ class AggregatorContract:
         }
         assert counts == {True: [3], False: [1, 1, 1]}
 
+    def test_what_everybody_has_fetched_is_kept_until_it_is_opened(self, serve):
+        deployment = serve("plain")
+        for session in deployment.join_all():
+            session.push(same(2))
+        links = [deployment.connect(name) for name in deployment.federation.names]
+        for link in links:
+            link.opened = 0
+            assert len(list(link.fetch(0))) == 1
+        assert [len(list(link.fetch(0))) for link in links] == [1, 1, 1]
+
     def test_asking_for_more_than_there_is_comes_back_as_a_refusal(self, serve):
         (refusal,) = serve("plain").connect("p0").fetch(7)
         with pytest.raises(TransformError, match="belongs to another federation"):

@@ -240,11 +240,11 @@ def play(machine: type[Servers], runs: int, steps: int) -> None:
     )
 
 
-def check_that_enough_has_happened() -> None:
+def check_that_enough_has_happened(*rare: str) -> None:
     for happening in (
-        *("release", "expired", "restart", "malformed", "withdrawn"),
+        *("release", "expired", "restart", "malformed"),
         *("BackPressure", "EquivocationError", "StaleUploadError", "ReleaseError"),
-        *("SignatureError", "TransformError"),
+        *("SignatureError", "TransformError", *rare),
     ):
         assert seen[happening] > 0, f"{happening} never happened"
 
@@ -257,7 +257,7 @@ def test_three_hundred_random_histories_keep_every_promise():
 @pytest.mark.slow
 def test_two_thousand_random_histories_keep_every_promise():
     play(Servers, 2000, 30)
-    check_that_enough_has_happened()
+    check_that_enough_has_happened("withdrawn")
 
 
 def test_the_promises_are_the_same_where_nothing_is_encrypted():
