@@ -1,7 +1,8 @@
-"""The KTS of a measured round: it answers at once, and is measured after the round."""
+"""The KTS of measured rounds: it answers at once, and is measured after them."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -20,7 +21,7 @@ H = TypeVar("H", bound=Header)
 
 
 class ReplayedKeyTransform:
-    """Two KTSs with the same keys: one serves the round, one is measured after it.
+    """Two KTSs with the same keys: one serves rounds, one is measured after them.
 
     A KTS has a machine of its own, whose caches hold nothing of the vectors that DSP
     and participants add, mask and load: that is why it is not measured among them, in
@@ -40,16 +41,24 @@ class ReplayedKeyTransform:
         self._task, self._most_bytes = task, most_bytes
         self._serving = KeyTransformServer(task, secret, workers)
         self._measured = KeyTransformServer(task, secret, workers)
-        self._calls: list[Callable[[Meter], None]] = []
+        self._rounds: deque[list[Callable[[Meter], None]]] = deque()
+
+    def begin_round(self) -> None:
+        """Say that what comes belongs to a new round."""
+        self._rounds.append([])
 
     def deposit(self, deposit: bytes) -> bytes:
         """Log an upload; return the receipt. Measured as `kts_push`."""
-        self._calls.append(partial(self._measure, "kts_push", self._deposit, deposit))
+        self._rounds[-1].append(
+            partial(self._measure, "kts_push", self._deposit, deposit)
+        )
         return self._deposit(self._serving, deposit)
 
     def approve(self, order: bytes) -> bytes:
         """Sign a release. Measured as `kts_release`."""
-        self._calls.append(partial(self._measure, "kts_release", self._approve, order))
+        self._rounds[-1].append(
+            partial(self._measure, "kts_release", self._approve, order)
+        )
         return self._approve(self._serving, order)
 
     def transform(self, request: bytes, phase: str, inner: str) -> bytes:
@@ -61,14 +70,13 @@ class ReplayedKeyTransform:
             outer.bytes = len(request) + len(reply)
             reading.bytes = len(reply)
 
-        self._calls.append(call)
+        self._rounds[-1].append(call)
         return self._transform(self._serving, request)
 
     def replay(self, meter: Meter) -> None:
-        """Measure everything that came since the last time."""
-        for call in self._calls:
+        """Measure everything that came in the earliest round that is left."""
+        for call in self._rounds.popleft():
             call(meter)
-        self._calls.clear()
 
     def _measure(
         self,

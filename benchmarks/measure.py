@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -110,41 +111,83 @@ def check_threads(threads: int) -> None:
 
 
 def measure_apart(
-    factory: SystemFactory, workload: Workload, patience: Patience
+    factory: SystemFactory, workloads: Sequence[Workload], patience: Patience
 ) -> list[Record]:
-    """Measure a system in a fresh process that is bound to `workload.threads` cores.
+    """Measure a system in a fresh process that is bound to its threads' cores.
 
     Nothing that one system builds or leaves behind (tables, threads, memory) can help
     or hinder the next, and no library can take more cores than it was allowed.
+
+    Args:
+        factory: makes the system, once per workload.
+        workloads: of as many threads, all in one process.
+        patience: for each workload.
     """
+    threads = workloads[0].threads
     # The process that is about to start reads them before it loads any library.
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(workload.threads)))
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
     with ProcessPoolExecutor(
         max_workers=1,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_settle,
-        initargs=(workload.threads,),
+        initargs=(threads,),
     ) as executor:
-        return executor.submit(measure, factory, workload, patience).result()
+        return executor.submit(measure, factory, workloads, patience).result()
 
 
 def measure(
-    factory: SystemFactory, workload: Workload, patience: Patience
+    factory: SystemFactory, workloads: Sequence[Workload], patience: Patience
 ) -> list[Record]:
     """Measure a system in this process.
+
+    What a system puts off to a replay is measured when all workloads are through, in
+    turns: that of the first round of each, of the second round of each, and so on. The
+    machine's moods then are the same for all of them.
 
     Raises:
         EncodingError: a sum came back wrong, so that its price means nothing.
     """
-    with factory(workload) as system:
-        meter = _play(system, workload, patience)
-    return [
-        _record(system, phase, readings, workload)
-        for phase, readings in meter.readings.items()
-    ]
+    with ExitStack() as stack:
+        played = [
+            _play(stack.enter_context(factory(workload)), workload, patience)
+            for workload in workloads
+        ]
+        for number in range(max(len(each.rounds) for each in played)):
+            for each in played:
+                if number < len(each.rounds):
+                    each.system.replay(each.rounds[number])
+        return [record for each in played for record in each.records()]
 
 
-def _play(system: System, workload: Workload, patience: Patience) -> Meter:
+@dataclass(frozen=True, slots=True)
+class _Played:
+    """Rounds that a system has played.
+
+    Attributes:
+        system: the system.
+        workload: its work.
+        timed: readings of time.
+        gauged: readings of memory.
+        rounds: which meter took each round, in order.
+    """
+
+    system: System
+    workload: Workload
+    timed: Meter
+    gauged: Meter
+    rounds: Sequence[Meter]
+
+    def records(self) -> list[Record]:
+        """Return one record per phase."""
+        for phase, readings in self.timed.readings.items():
+            readings[0].peak_mib = _peak(self.gauged.readings[phase])
+        return [
+            _record(self.system, phase, readings, self.workload)
+            for phase, readings in self.timed.readings.items()
+        ]
+
+
+def _play(system: System, workload: Workload, patience: Patience) -> _Played:
     """Play rounds: one to warm up, those that are timed, one that gauges memory.
 
     Gauging takes time and spoils caches, so that times and memory come from different
@@ -156,20 +199,20 @@ def _play(system: System, workload: Workload, patience: Patience) -> Meter:
     expected = sum(workload.fixed_point.quantise(update) for update in updates)
 
     def play(meter: Meter) -> float:
+        rounds.append(meter)
         _check_sums(system, expected, system.round(updates, meter))
         return time.perf_counter() - started
 
+    rounds: list[Meter] = []
     started, first = time.perf_counter(), Meter(MemoryGauge())
     if play(first) > patience.budget:
-        return first
+        return _Played(system, workload, first, first, rounds)
     timed, gauged = Meter(), Meter(MemoryGauge())
     for _ in range(patience.rounds):
         if play(timed) > patience.budget:
             break
     play(gauged)
-    for phase, readings in timed.readings.items():
-        readings[0].peak_mib = _peak(gauged.readings[phase])
-    return timed
+    return _Played(system, workload, timed, gauged, rounds)
 
 
 def _peak(readings: Sequence[Reading]) -> float | None:

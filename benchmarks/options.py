@@ -27,17 +27,17 @@ _ROOT: Final = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Job:
-    """One system to be measured on one workload.
+    """One system to be measured in one process.
 
     Attributes:
         label: what is said while it is measured.
         factory: makes the system.
-        workload: the work.
+        workloads: the work, shortest first.
     """
 
     label: str
     factory: SystemFactory
-    workload: Workload
+    workloads: Sequence[Workload]
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -63,22 +63,21 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def plan(options: argparse.Namespace) -> list[Job]:
-    """Return everything there is to measure, suites first, the longest update last.
+    """Return everything there is to measure, suites first.
 
     Raises:
         UnknownPluginError: no suite or peer has that name.
         MissingExtraError: a peer's package is not installed.
         ConfigurationError: nothing is left to measure.
     """
-    systems = _systems(options)
     most = dict(options.max_values)
-    jobs = [
-        Job(f"{label}, {values:,} values", factory, workload)
-        for values in options.values
-        for name, label, factory in systems
-        if values <= most.get(name, values)
-        for workload in [_workload(options, name, values)]
-    ]
+    jobs = []
+    for name, label, factory in _systems(options):
+        lengths = [v for v in options.values if v <= most.get(name, v)]
+        workloads = [_workload(options, name, values) for values in lengths]
+        if workloads:
+            told = ", ".join(f"{values:,}" for values in lengths)
+            jobs.append(Job(f"{label}: {told} values", factory, workloads))
     jobs += _training(options)
     if not jobs:
         raise ConfigurationError("there is nothing to measure; name suites or peers")
@@ -112,7 +111,7 @@ def _training(options: argparse.Namespace) -> list[Job]:
             Job(
                 f"training {course.network}, exchange every {course.every}, {name}",
                 partial(TrainingSystem, name, course),
-                workload,
+                [workload],
             )
             for name in options.train_suites
         ]

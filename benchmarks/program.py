@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     records: list[Record] = []
     for job in jobs:
         print(f"{job.label} ...", file=sys.stderr)
-        records += measure_apart(job.factory, job.workload, patience)
+        records += measure_apart(job.factory, job.workloads, patience)
     verdicts = judge(records)
     pictures = draw(environment, records, options.plots) if options.plots else []
     page = markdown(environment, records, verdicts, pictures)

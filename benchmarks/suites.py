@@ -57,7 +57,7 @@ class SuiteSystem(System):
     5. `client_pull`: the recipient checks and opens (`decrypt`) the download and loads
        the new weights into parameters.
 
-    The phases of the KTS are measured at the end of the round: `ReplayedKeyTransform`.
+    The phases of the KTS are put off to the replay: see `ReplayedKeyTransform`.
 
     Args:
         suite: name in the registry of suites.
@@ -111,6 +111,7 @@ class SuiteSystem(System):
     ) -> list[npt.NDArray[np.int64]]:
         """Play the phases that the class docstring lists, in that order."""
         self._meter = meter
+        self._key_transform.begin_round()
         for participant, update in zip(self._participants, updates, strict=True):
             self._admit(self._push(participant, update))
         self._release()
@@ -118,8 +119,11 @@ class SuiteSystem(System):
         opened = [self._pull(first, self._transform(first, "_first", ""))]
         for each in others:
             opened.append(self._pull(each, self._transform(each, "", "_cached")))
-        self._key_transform.replay(meter)
         return opened
+
+    def replay(self, meter: Meter) -> None:
+        """Measure the KTS on the messages of a round."""
+        self._key_transform.replay(meter)
 
     def close(self) -> None:
         """End the worker processes."""

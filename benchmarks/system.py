@@ -71,6 +71,16 @@ class System(ABC):
             `(measured_values,)`.
         """
 
+    def replay(self, meter: Meter) -> None:  # noqa: B027
+        """Measure what a round has put off, of the earliest round not replayed yet.
+
+        Some roles have machines of their own, and would be measured falsely amid the
+        work of the others; for most systems that is nothing.
+
+        Args:
+            meter: takes the readings; that of the round.
+        """
+
     def close(self) -> None:  # noqa: B027
         """Give back what the system holds besides memory; for most that is nothing."""
 

@@ -46,39 +46,39 @@ class Echo(System):
 
 def test_a_wrong_sum_stops_the_run():
     with pytest.raises(EncodingError, match="'echo' did not return the sum of 3"):
-        measure(partial(Echo, error=1), TOY, ONCE)
+        measure(partial(Echo, error=1), [TOY], ONCE)
 
 
 def test_a_sample_is_scaled_up_to_the_update_and_marked():
-    (scaled,) = measure(partial(Echo, measured_values=6), TOY, ONCE)
+    (scaled,) = measure(partial(Echo, measured_values=6), [TOY], ONCE)
     assert (scaled.sampled, scaled.measured_values, scaled.values) == (True, 6, VALUES)
     assert scaled.peak_mib is None
 
 
 def test_what_does_not_grow_with_the_update_is_not_scaled_up():
-    (scaled,) = measure(partial(Echo, measured_values=6), TOY, ONCE)
+    (scaled,) = measure(partial(Echo, measured_values=6), [TOY], ONCE)
     assert scaled.bytes == 8 + 4 * VALUES
 
 
 def test_the_workload_may_ask_for_a_sample():
-    (scaled,) = measure(Echo, Workload(VALUES, "toy-insecure", sample=20), ONCE)
+    (scaled,) = measure(Echo, [Workload(VALUES, "toy-insecure", sample=20)], ONCE)
     assert (scaled.sampled, scaled.measured_values) == (True, 20)
 
 
 def test_a_whole_update_is_not_called_a_sample():
-    (whole,) = measure(partial(Echo, measured_values=10 * VALUES), TOY, ONCE)
+    (whole,) = measure(partial(Echo, measured_values=10 * VALUES), [TOY], ONCE)
     assert (whole.sampled, whole.measured_values) == (False, VALUES)
 
 
 def test_the_first_and_the_last_round_are_not_timed():
     system = Echo(TOY)
-    (kept,) = measure(lambda workload: system, TOY, Patience(rounds=3))
+    (kept,) = measure(lambda workload: system, [TOY], Patience(rounds=3))
     assert (system.rounds, kept.readings) == (5, 3 * system.uploads)
 
 
 def test_a_first_round_beyond_the_budget_is_the_only_one_and_is_kept():
     system = Echo(TOY)
-    (kept,) = measure(lambda workload: system, TOY, Patience(rounds=3, budget=0.0))
+    (kept,) = measure(lambda workload: system, [TOY], Patience(rounds=3, budget=0.0))
     assert (system.rounds, kept.readings) == (1, system.uploads)
 
 
@@ -138,9 +138,25 @@ def test_the_memory_before_an_inner_phase_counts_for_the_outer_one_alone(gauge):
     assert inner.peak_mib < 8
 
 
+def test_what_is_put_off_is_measured_side_by_side_for_all_lengths():
+    order = []
+
+    class Later(Echo):
+        def replay(self, meter):
+            order.append(self.measured_values)
+            with meter("kts_push"):
+                pass
+
+    lengths = [Workload(values, "toy-insecure") for values in (20, VALUES)]
+    records = measure(Later, lengths, Patience(rounds=2))
+    assert order == [20, VALUES] * 4
+    readings = {r.values: r.readings for r in records if r.phase == "kts_push"}
+    assert readings == {20: 2, VALUES: 2}
+
+
 def test_without_proc_memory_is_unknown_and_times_are_not(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "_CLEAR", tmp_path / "no" / "proc")
-    (kept,) = measure(Echo, TOY, ONCE)
+    (kept,) = measure(Echo, [TOY], ONCE)
     assert kept.peak_mib is None
     assert kept.seconds > 0
 
@@ -151,7 +167,7 @@ def test_two_cores_are_used_through_worker_processes(monkeypatch):
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, "1")
     workload = Workload(VALUES, "toy-insecure", threads=2)
-    records = measure_apart(partial(SuiteSystem, "paper"), workload, ONCE)
+    records = measure_apart(partial(SuiteSystem, "paper"), [workload], ONCE)
     assert {record.threads for record in records} == {2}
 
 

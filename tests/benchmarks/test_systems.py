@@ -55,7 +55,7 @@ SHARED_KEY_PEERS = [
 
 @pytest.mark.parametrize("suite", ["hybrid", "gated", "paper", "phong", "plain"])
 def test_every_suite_returns_the_sum_and_measures_each_role(suite):
-    records = measure(partial(SuiteSystem, suite), TOY, Patience(rounds=2))
+    records = measure(partial(SuiteSystem, suite), [TOY], Patience(rounds=2))
     assert {record.phase for record in records} == {*ROLE_PHASES, *INNER_PHASES}
     assert all(record.readings >= 2 for record in records)
     moved = {record.phase: record.bytes for record in records}
@@ -63,7 +63,7 @@ def test_every_suite_returns_the_sum_and_measures_each_role(suite):
 
 
 def test_a_role_phase_is_at_least_as_long_as_the_work_inside_it():
-    records = measure(partial(SuiteSystem, "hybrid"), TOY, ONCE)
+    records = measure(partial(SuiteSystem, "hybrid"), [TOY], ONCE)
     seconds = {record.phase: record.seconds for record in records}
     assert seconds["client_push"] >= seconds["encrypt"]
     assert seconds["dsp_push"] >= seconds["check"]
@@ -72,7 +72,7 @@ def test_a_role_phase_is_at_least_as_long_as_the_work_inside_it():
 
 
 def test_messages_count_at_the_role_that_sends_and_at_the_role_that_gets_them():
-    records = measure(partial(SuiteSystem, "gated"), TOY, ONCE)
+    records = measure(partial(SuiteSystem, "gated"), [TOY], ONCE)
     moved = {record.phase: record.bytes for record in records}
     assert moved["client_push"] == moved["encrypt"]
     assert moved["dsp_push"] > moved["client_push"] + moved["kts_push"]
@@ -82,7 +82,7 @@ def test_messages_count_at_the_role_that_sends_and_at_the_role_that_gets_them():
 
 def test_modulus_and_lanes_are_those_of_the_ciphertexts():
     def of(suite):
-        record, *_ = measure(partial(SuiteSystem, suite), TOY, ONCE)
+        record, *_ = measure(partial(SuiteSystem, suite), [TOY], ONCE)
         return record.modulus_bits, record.lanes
 
     assert of("paper") == (512, 3)
@@ -92,7 +92,7 @@ def test_modulus_and_lanes_are_those_of_the_ciphertexts():
 
 def test_the_words_of_hybrid_are_measured_alone():
     (factory,) = PEERS.get("hybrid-words")
-    records = measure(factory, TOY, ONCE)
+    records = measure(factory, [TOY], ONCE)
     assert [record.phase for record in records] == [
         "mask",
         "add",
@@ -104,7 +104,7 @@ def test_the_words_of_hybrid_are_measured_alone():
 @pytest.mark.parametrize("peer", SHARED_KEY_PEERS)
 def test_every_peer_returns_the_sum_and_measures_each_phase(peer):
     for factory in PEERS.get(peer):
-        records = measure(factory, TOY, ONCE)
+        records = measure(factory, [TOY], ONCE)
         expected = {*PEER_PHASES, *PEER_PHASES.values()}
         assert {record.phase for record in records} == expected
         silent = {record.phase for record in records if record.bytes is None}
@@ -118,7 +118,7 @@ def test_every_peer_returns_the_sum_and_measures_each_phase(peer):
 )
 def test_secagg_returns_the_sum_and_sends_eight_octets_per_value():
     (factory,) = PEERS.get("secagg")
-    records = {r.phase: r for r in measure(factory, TOY, ONCE)}
+    records = {r.phase: r for r in measure(factory, [TOY], ONCE)}
     assert {*PEER_PHASES, "add"} == set(records)
     assert records["dsp_push"].bytes > 8 * VALUES
     assert records["client_push"].bytes > records["dsp_push"].bytes
@@ -146,7 +146,7 @@ def test_a_peer_that_is_not_installed_names_the_extra(
 def test_a_training_step_is_one_phase(suite):
     course = parse_course("digits_mlp:2")
     workload = Workload(course.values, "toy-insecure")
-    (record,) = measure(partial(TrainingSystem, suite, course), workload, ONCE)
+    (record,) = measure(partial(TrainingSystem, suite, course), [workload], ONCE)
     assert (record.system, record.phase) == (suite, "train_step_2")
     assert record.values == 2410
     assert (record.bytes is None) == (suite == UNPROTECTED)
@@ -155,7 +155,7 @@ def test_a_training_step_is_one_phase(suite):
 def test_a_round_of_training_makes_one_release_that_everybody_opens():
     course = parse_course("digits_mlp")
     workload = Workload(course.values, "toy-insecure")
-    (warm,) = measure(partial(TrainingSystem, "plain", course), workload, ONCE)
+    (warm,) = measure(partial(TrainingSystem, "plain", course), [workload], ONCE)
     upload_and_download = 2 * 8 * course.values
     assert upload_and_download < warm.bytes < 1.2 * upload_and_download
 
