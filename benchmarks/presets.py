@@ -24,6 +24,8 @@ PRESETS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             "values": _SIZES,
             "max_values": "phong-lwe=1000000",
             "train": _COURSES,
+            # Many, so that no moment of the machine decides about what is so short.
+            "rounds": "15",
             "budget": "25",
         },
         # What the suites cost whose every value is encrypted under a joint key.
