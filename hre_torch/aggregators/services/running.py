@@ -27,7 +27,7 @@ _GRACE_SECONDS: Final = 10
 _START_SECONDS: Final = 10.0
 _WAITING_CONNECTIONS: Final = 1024
 """How many the kernel keeps till they are accepted."""
-_ACCEPTED_AT_ONCE: Final = 1
+_ACCEPTED_AT_ONCE: Final = 4
 """asyncio accepts as many in one turn of its loop as its argument `backlog` says."""
 
 
