@@ -29,6 +29,7 @@ METHODS: Final[tuple[Method, ...]] = get_args(Method)
 
 _RECIPES: Final = Path(__file__).parents[2] / "recipes"
 _ALPHA: Final = 0.3
+# How many participants' batches make a pooled one.
 _POOLED: Final = 4
 _PER_CASE: Final[tuple[Method, ...]] = (
     "federated",

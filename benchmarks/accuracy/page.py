@@ -21,8 +21,9 @@ _HEAD: Final = """\
 Test accuracy in percent after the last epoch, not the best on the way: mean over seeds
 ± standard deviation. Every method passes equally often over its images, with the same
 optimizer and learning rate, in batches of which four participants' together are as
-large as a pooled one, and computes as precisely: convolutional networks pass forward in bfloat16 under torch's
-autocast, with parameters, gradients and exchange in float32; perceptrons use float32.
+large as a pooled one, and computes as precisely: convolutional networks pass forward in
+bfloat16 under torch's autocast, with parameters, gradients and exchange in float32;
+perceptrons use float32.
 
 | method | what it is |
 |---|---|

@@ -16,8 +16,7 @@ import torch
 from hre_torch.aggregators.http import BackgroundSession
 from hre_torch.crypto.modulus import Parameters
 from hre_torch.data.images import Data
-from hre_torch.data.load import load_data
-from hre_torch.data.partition import Batches, split_indices
+from hre_torch.data.partition import Batches
 from hre_torch.deployment.memory import Memory, Remembered
 from hre_torch.deployment.proposal import propose_task
 from hre_torch.errors import LayoutError, RecipeError
@@ -29,6 +28,7 @@ from hre_torch.protocol.task import TaskConfig
 from hre_torch.protocol.vectors import state_digest
 from hre_torch.recipes import Recipe
 from hre_torch.training.arithmetic import recipe_model
+from hre_torch.training.assembly import load_recipe_data, make_batches, steps_of
 from hre_torch.training.checkpoint import recipe_digest
 from hre_torch.training.evaluation import evaluate, released_model
 from hre_torch.training.learner import Learner
@@ -166,14 +166,9 @@ def train_participant(
         RunDirectoryError: what the memory holds is not of this training.
     """
     check_recipe(recipe, session)
-    data = load_data(
-        recipe.data.name,
-        recipe.data.root,
-        train_size=recipe.data.train_size,
-        seed=recipe.train.seed,
-    )
+    data = load_recipe_data(recipe)
     batches = _batches(recipe, data, session, own_data=own_data)
-    steps = max(1, round(recipe.train.epochs * len(batches)))
+    steps = steps_of(recipe, batches)
     if memory is not None:
         session.may_return_to(session.version)
     # Who comes late, or for one part only, trains on the newest weights at once.
@@ -268,23 +263,12 @@ def _first_step(past: Remembered, session: Session, recipe: Recipe) -> int:
 def _batches(
     recipe: Recipe, data: Data, session: Session, *, own_data: bool
 ) -> Batches:
-    labels = data.train.labels.numpy()
     index = session.task.roster.names.index(session.name)
-    split = recipe.data.split
-    if own_data:
-        share = np.arange(len(labels))
-    else:
-        share = split_indices(
-            labels,
-            recipe.participants,
-            seed=recipe.train.seed,
-            dirichlet=None if split == "iid" else split.dirichlet,
-            batch_size=recipe.train.batch_size,
-            sizes=recipe.sizes,
-        )[index]
+    if not own_data:
+        return make_batches(recipe, data)[index]
     return Batches(
         data.train,
-        share,
+        np.arange(len(data.train)),
         recipe.train.batch_size,
         seed=recipe.train.seed,
         participant=index,
