@@ -130,7 +130,7 @@ class TrainSection(_Section):
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="of forward pass and loss; parameters and exchange stay float32",
+        description="of the forward pass; loss, parameters, exchange stay float32",
     )
     memory_format: Literal["contiguous", "channels_last"] = Field(
         "contiguous", description="how images and 4-d weights lie in memory"
