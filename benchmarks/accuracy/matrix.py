@@ -19,7 +19,15 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from hre_torch.recipes import Recipe, load_recipe
 
-__all__ = ["METHODS", "Case", "Cell", "Method", "cells_of", "expected_seconds"]
+__all__ = [
+    "METHODS",
+    "NETWORKS",
+    "Case",
+    "Cell",
+    "Method",
+    "cells_of",
+    "expected_seconds",
+]
 
 Method: TypeAlias = Literal[
     "pooled", "federated", "selective 10 %", "selective 1 %", "alone", "equality"
@@ -84,6 +92,8 @@ _NETWORKS: Final = {
     "cifar_cnn": Network(50_000, 8, 16, (530, 630), _BOTH),
     "cifar_resnet20": Network(50_000, 15, 32, (3300, 3400), (_BFLOAT16,)),
 }
+NETWORKS: Final = tuple(_NETWORKS)
+"""Stems of their recipes."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -2,6 +2,7 @@
 
     python -m benchmarks.accuracy --reduced --out runs/accuracy-reduced
     python -m benchmarks.accuracy --full --out runs/accuracy
+    python -m benchmarks.accuracy --full --out runs/accuracy --network mnist_cnn
 
 Every training leaves a file in `OUT/cells/`. What has one is not trained again, so an
 interrupted study goes on when the same command is typed once more.
@@ -18,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from benchmarks.accuracy.matrix import Cell, cells_of, expected_seconds
+from benchmarks.accuracy.matrix import NETWORKS, Cell, cells_of, expected_seconds
 from benchmarks.accuracy.page import markdown
 from benchmarks.accuracy.plots import draw
 from benchmarks.accuracy.summary import Outcome, summarise
@@ -40,11 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     matrix: Literal["reduced", "full"] = "full" if options.full else "reduced"
     environment = describe(arguments, program="-m benchmarks.accuracy")
     cells = cells_of(matrix)
+    todo = [c for c in cells if c.case.network in (options.network or NETWORKS)]
     folder = options.out / "cells"
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        missing = [c for c in cells if _read(folder, c, options.image_folder) is None]
-        print(_plan(matrix, cells, missing, options.jobs), flush=True)
+        missing = [c for c in todo if _read(folder, c, options.image_folder) is None]
+        print(_plan(matrix, todo, missing, options.jobs), flush=True)
         if options.plan:
             return 0
         status = 0
@@ -75,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     size.add_argument("--full", action="store_true", help="the whole study, hours")
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of results; resumed if there"
+    )
+    parser.add_argument(
+        "--network",
+        action="append",
+        choices=NETWORKS,
+        help="train what is missing of this network alone; may be given several times",
     )
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument(
