@@ -5,10 +5,18 @@ from __future__ import annotations
 import ipaddress
 import ssl
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
+import httpx
+
 __all__ = ["client_options", "is_loopback"]
+
+_CONNECTIONS: Final = 100
+"""At most at a time, which is httpx's own number."""
+_KEPT_SECONDS: Final = 60.0
+"""How long an idle connection stays open, a little less than servers keep it. On a new
+one a participant is a stranger at first."""
 
 
 def is_loopback(host: str) -> bool:
@@ -35,4 +43,10 @@ def client_options(url: str, ca_file: Path | None) -> dict[str, Any]:
     context: ssl.SSLContext | bool = True
     if ca_file is not None:
         context = ssl.create_default_context(cafile=str(ca_file))
-    return {"base_url": url, "trust_env": outside, "verify": context}
+    limits = httpx.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_KEPT_SECONDS)
+    return {
+        "base_url": url,
+        "trust_env": outside,
+        "verify": context,
+        "limits": limits,
+    }

@@ -5,25 +5,57 @@ from __future__ import annotations
 import asyncio
 import socket
 
+import pytest
+
 from hre_torch.aggregators.services.guard import guarded
-from hre_torch.aggregators.services.turnstile import Turnstile
+from hre_torch.aggregators.services.turnstile import PACE_SECONDS, Turnstile
 from tests.aggregators.contract import same
 
 
-def test_every_step_has_a_turn_of_the_loop_of_its_own():
-    turns, done = [], []
+class Clock:
+    """An event loop of which only the clock and the timers are real."""
 
-    async def main():
-        loop, turnstile = asyncio.get_running_loop(), Turnstile()
-        for number in range(5):
-            turnstile.queue(loop, lambda number=number: done.append(number))
-        while len(done) < 5:
-            turns.append(len(done))
-            await asyncio.sleep(0)
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.timers: list = []
 
-    asyncio.run(main())
-    assert turns == [0, 1, 2, 3, 4] or turns == [0, 0, 1, 2, 3, 4]
-    assert done == [0, 1, 2, 3, 4]
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when, callback, *arguments) -> None:
+        self.timers.append((when, callback, arguments))
+
+    def run(self) -> None:
+        while self.timers:
+            when, callback, arguments = self.timers.pop(0)
+            self.now = max(self.now, when)
+            callback(*arguments)
+
+
+def test_steps_go_one_after_another_at_the_pace():
+    clock, turnstile, done = Clock(), Turnstile(), []
+
+    def step() -> None:
+        clock.now += 0.5
+        done.append(clock.now)
+
+    for _ in range(3):
+        turnstile.queue(clock, step)
+    clock.run()
+    pace = 0.5 + PACE_SECONDS
+    assert done == pytest.approx([100.5, 100.5 + pace, 100.5 + 2 * pace])
+
+
+def test_after_a_step_comes_a_pause_and_then_nobody_waits():
+    clock, turnstile, done = Clock(), Turnstile(), []
+    turnstile.queue(clock, lambda: done.append(clock.now))
+    clock.run()
+    turnstile.queue(clock, lambda: done.append(clock.now))
+    clock.run()
+    clock.now += 1
+    turnstile.queue(clock, lambda: done.append(clock.now))
+    clock.run()
+    assert done == pytest.approx([100, 100 + PACE_SECONDS, 101 + PACE_SECONDS])
 
 
 def test_a_step_that_fails_keeps_nobody_waiting():

@@ -1,7 +1,8 @@
 """Keeps connections of strangers from crowding participants out.
 
-Those that never ask anything are closed. A *stranger*, a connection on which no signed
-message has come, has its octets looked at when it is its turn (`turnstile.py`).
+A *stranger* is a connection on which no signed message has come. Its octets are looked
+at when it is its turn (`turnstile.py`), it may not wait long without asking anything,
+and it is the first to go where there are too many connections.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ HEAD_SECONDS: Final = 10.0
 """How long a request line and its headers may take; an honest client sends them in
 one packet."""
 MOST_CONNECTIONS: Final = 512
-"""Beyond this, whoever has waited longest without asking anything must go."""
-
+"""Beyond this, the oldest stranger must go, or whoever has been idle longest."""
 
 VERIFIED: Final = "hre_torch.verified"
 """Set in the scope of a request that carries a valid signature."""
@@ -48,6 +48,7 @@ class GuardedProtocol(H11Protocol):
         self._request: object = None
         self._unverified = 2
         self._queued = 0
+        self._since = self.loop.time()
 
     def connection_made(  # type: ignore[override]
         self, transport: asyncio.Transport
@@ -83,6 +84,13 @@ class GuardedProtocol(H11Protocol):
             self._start_clock()
         else:
             self._stop_clock()
+
+    def on_response_complete(self) -> None:
+        """Start the clock again for a stranger; a participant may stay for long."""
+        super().on_response_complete()
+        self._since = self.loop.time()
+        if self._asks_nothing() and self._is_strange():
+            self._start_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock."""
@@ -122,19 +130,19 @@ class GuardedProtocol(H11Protocol):
         self.transport.abort()
 
     def _make_room(self) -> None:
-        waiting = [
-            connection
-            for connection in self.connections
-            if isinstance(connection, GuardedProtocol)
-            and connection._deadline is not None
+        others = [
+            each
+            for each in self.connections
+            if isinstance(each, GuardedProtocol) and each._may_go(beside=self)
         ]
-        if waiting:
-            oldest = min(waiting, key=lambda each: each._waiting_until())
-            oldest._stop_clock()
+        if others:
+            oldest = min(others, key=lambda each: (not each._is_strange(), each._since))
             oldest.transport.abort()
 
-    def _waiting_until(self) -> float:
-        return self._deadline.when() if self._deadline is not None else float("inf")
+    def _may_go(self, beside: GuardedProtocol) -> bool:
+        if self is beside or self.transport.is_closing():
+            return False
+        return self._asks_nothing() or self._is_strange()
 
 
 def guarded() -> type[GuardedProtocol]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import socket
 import threading
@@ -25,9 +26,11 @@ __all__ = ["check_exposure", "hosted", "serve"]
 
 _GRACE_SECONDS: Final = 10
 _START_SECONDS: Final = 10.0
+_KEPT_SECONDS: Final = 75
+"""How long an idle connection stays open, if it is no stranger's."""
 _WAITING_CONNECTIONS: Final = 1024
 """How many the kernel keeps till they are accepted."""
-_ACCEPTED_AT_ONCE: Final = 4
+_ACCEPTED_AT_ONCE: Final = 1
 """asyncio accepts as many in one turn of its loop as its argument `backlog` says."""
 
 
@@ -65,6 +68,8 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT; requests that have begun are answered.
 
+    Takes the process for itself: all objects made so far are kept to its end.
+
     Args:
         app: of a service.
         parameters: the task's, which decide where it may be served.
@@ -81,6 +86,10 @@ def serve(
     with _listening(host, port) as listener:
         log_event("listening", host=host, port=listener.getsockname()[1])
         server = _Server(_config(app, certificate, private_key))
+        # Modules live as long as the server, and looking for garbage among them made
+        # everybody wait for 40 ms now and then.
+        gc.collect()
+        gc.freeze()
         server.run(sockets=[listener])
 
 
@@ -157,7 +166,7 @@ def _config(
         date_header=False,
         proxy_headers=False,
         backlog=_ACCEPTED_AT_ONCE,
-        timeout_keep_alive=30,
+        timeout_keep_alive=_KEPT_SECONDS,
         timeout_graceful_shutdown=_GRACE_SECONDS,
         h11_max_incomplete_event_size=16_384,
         ssl_certfile=None if certificate is None else str(certificate),
