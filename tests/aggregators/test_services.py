@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime
 import io
 import ipaddress
@@ -23,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from hre_torch.aggregators.http import HTTPAggregator, RetryPolicy
-from hre_torch.aggregators.services import guard, intake, running
+from hre_torch.aggregators.services import running
 from hre_torch.aggregators.services.assembly import data_service, key_transform
 from hre_torch.aggregators.services.logs import log_event, write_logs_to
 from hre_torch.crypto.modulus import load_profile
@@ -147,101 +146,6 @@ def test_who_asks_where_it_stands_hears_of_what_it_is_still_sending(serve_http):
         assert not standing.done()
         killed.sendall(upload[-10:])
         assert standing.result().next_sequence == 1
-
-
-def ended(connection: socket.socket) -> bool:
-    """Return whether the server has ended a connection, or does while we wait."""
-    try:
-        return connection.recv(1) == b""
-    except ConnectionResetError:
-        return True
-    except TimeoutError:
-        return False
-
-
-OCCUPATIONS = {
-    "ask nothing": b"",
-    "had an answer": b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n",
-    "never end": b"POST /v1/uploads HTTP/1.1\r\nhost: x\r\ncontent-length: 900\r\n\r\n",
-}
-
-
-def await_health(connection: socket.socket) -> None:
-    """Read the answer of `/healthz` to its end."""
-    answer = b""
-    while not answer.endswith(b"alive\n"):
-        answer += connection.recv(1000)
-
-
-def test_a_connection_that_never_asks_is_closed(serve_http, monkeypatch):
-    monkeypatch.setattr(guard, "HEAD_SECONDS", 0.2)
-    url = serve_http("plain").url
-    host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as silent:
-        silent.settimeout(5)
-        silent.send(b"POST /v1/uploads HT")
-        assert ended(silent)
-
-
-def test_a_stranger_that_has_had_its_answer_may_not_stay(serve_http, monkeypatch):
-    monkeypatch.setattr(guard, "HEAD_SECONDS", 0.2)
-    host, port = serve_http("plain").url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as stranger:
-        stranger.settimeout(5)
-        stranger.sendall(OCCUPATIONS["had an answer"])
-        await_health(stranger)
-        assert ended(stranger)
-
-
-@pytest.mark.parametrize("occupation", OCCUPATIONS.values(), ids=OCCUPATIONS.keys())
-def test_strangers_make_room_oldest_first_and_participants_stay(
-    serve_http, monkeypatch, occupation
-):
-    monkeypatch.setattr(guard, "MOST_CONNECTIONS", 5)
-    made = []
-    connection_made = guard.GuardedProtocol.connection_made
-    monkeypatch.setattr(
-        guard.GuardedProtocol,
-        "connection_made",
-        lambda self, transport: made.append(1) or connection_made(self, transport),
-    )
-    deployment = serve_http("plain")
-    session = deployment.join("p0")
-    session.push(same(1))
-    host, port = deployment.url.removeprefix("http://").split(":")
-    with contextlib.ExitStack() as stack:
-        strangers = []
-        for _ in range(12):
-            each = socket.create_connection((host, int(port)))
-            strangers.append(stack.enter_context(each))
-            each.settimeout(5)
-            each.sendall(occupation)
-            if occupation.startswith(b"GET"):
-                await_health(each)
-        assert all(ended(each) for each in strangers[:8])
-        before = len(made)
-        session.push(same(2))
-        assert len(made) == before
-        strangers[-1].settimeout(0.1)
-        assert not ended(strangers[-1])
-
-
-def test_a_body_that_is_too_slow_ends_with_408(serve_http, monkeypatch):
-    monkeypatch.setattr(intake, "GRACE_SECONDS", 0.2)
-    deployment = serve_http("plain")
-    upload = deployment.seal("p0")
-
-    def drip():
-        yield upload[:200]
-        time.sleep(0.8)
-        yield upload[200:]
-
-    response = httpx.post(
-        f"{deployment.url}/v1/uploads",
-        content=drip(),
-        headers={"content-length": str(len(upload))},
-    )
-    assert response.status_code == 408
 
 
 @pytest.mark.parametrize("profile", ["toy-insecure", "demo3072"])

@@ -1,0 +1,224 @@
+"""Strangers wait for their turn, may not stay, and make room for participants."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+
+import httpx
+import pytest
+
+from hre_torch.aggregators.services import guard, intake
+from hre_torch.aggregators.services.guard import guarded
+from hre_torch.aggregators.services.turnstile import PACE_SECONDS, Turnstile
+from tests.aggregators.contract import same
+
+
+def ended(connection: socket.socket) -> bool:
+    """Return whether the server has ended a connection, or does while we wait."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+
+
+OCCUPATIONS = {
+    "ask nothing": b"",
+    "had an answer": b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n",
+    "never end": b"POST /v1/uploads HTTP/1.1\r\nhost: x\r\ncontent-length: 900\r\n\r\n",
+}
+
+
+def await_health(connection: socket.socket) -> None:
+    """Read the answer of `/healthz` to its end."""
+    answer = b""
+    while not answer.endswith(b"alive\n"):
+        answer += connection.recv(1000)
+
+
+class Clock:
+    """An event loop of which only the clock and the timers are real."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.timers: list = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when, callback, *arguments) -> None:
+        self.timers.append((when, callback, arguments))
+
+    def run(self) -> None:
+        while self.timers:
+            when, callback, arguments = self.timers.pop(0)
+            self.now = max(self.now, when)
+            callback(*arguments)
+
+
+def test_steps_go_one_after_another_at_the_pace():
+    clock, turnstile, done = Clock(), Turnstile(), []
+
+    def step() -> None:
+        clock.now += 0.5
+        done.append(clock.now)
+
+    for _ in range(3):
+        turnstile.queue(clock, step)
+    clock.run()
+    pace = 0.5 + PACE_SECONDS
+    assert done == pytest.approx([100.5, 100.5 + pace, 100.5 + 2 * pace])
+
+
+def test_after_a_step_comes_a_pause_and_then_nobody_waits():
+    clock, turnstile, done = Clock(), Turnstile(), []
+    turnstile.queue(clock, lambda: done.append(clock.now))
+    clock.run()
+    turnstile.queue(clock, lambda: done.append(clock.now))
+    clock.run()
+    clock.now += 1
+    turnstile.queue(clock, lambda: done.append(clock.now))
+    clock.run()
+    assert done == pytest.approx([100, 100 + PACE_SECONDS, 101 + PACE_SECONDS])
+
+
+def test_a_step_that_fails_keeps_nobody_waiting():
+    done = []
+
+    async def main():
+        loop, turnstile = asyncio.get_running_loop(), Turnstile()
+        loop.set_exception_handler(lambda loop, context: done.append("failed"))
+        turnstile.queue(loop, lambda: 1 // 0)
+        turnstile.queue(loop, lambda: done.append("next"))
+        await asyncio.sleep(0.01)
+        turnstile.queue(loop, lambda: done.append("later"))
+        await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+    assert done == ["failed", "next", "later"]
+
+
+def test_servers_have_turnstiles_of_their_own():
+    one, two = guarded(), guarded()
+    assert one.turnstile is not two.turnstile
+
+
+def test_a_participant_waits_at_first_only_and_a_stranger_every_time(
+    serve_http, monkeypatch
+):
+    waits = []
+    queue = Turnstile.queue
+
+    def counted(self, loop, step):
+        waits.append(step)
+        queue(self, loop, step)
+
+    monkeypatch.setattr(Turnstile, "queue", counted)
+    deployment = serve_http("plain")
+    session = deployment.join("p0")
+    session.push(same(1))
+    session.pull()
+    at_first = len(waits)
+    assert at_first > 0
+    for fill in (2, 3):
+        session.push(same(fill))
+        session.pull()
+    assert len(waits) == at_first
+    host, port = deployment.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as stranger:
+        for number in range(1, 4):
+            stranger.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b"alive\n"):
+                answer += stranger.recv(1000)
+            assert len(waits) == at_first + number
+
+
+def test_a_connection_that_never_asks_is_closed(serve_http, monkeypatch):
+    monkeypatch.setattr(guard, "HEAD_SECONDS", 0.2)
+    url = serve_http("plain").url
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as silent:
+        silent.settimeout(5)
+        silent.send(b"POST /v1/uploads HT")
+        assert ended(silent)
+
+
+def test_a_stranger_that_has_had_its_answer_may_not_stay(serve_http, monkeypatch):
+    monkeypatch.setattr(guard, "HEAD_SECONDS", 0.2)
+    host, port = serve_http("plain").url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as stranger:
+        stranger.settimeout(5)
+        stranger.sendall(OCCUPATIONS["had an answer"])
+        await_health(stranger)
+        assert ended(stranger)
+
+
+@pytest.mark.parametrize("occupation", OCCUPATIONS.values(), ids=OCCUPATIONS.keys())
+def test_strangers_make_room_oldest_first_and_participants_stay(
+    serve_http, monkeypatch, occupation
+):
+    monkeypatch.setattr(guard, "MOST_CONNECTIONS", 5)
+    made = []
+    connection_made = guard.GuardedProtocol.connection_made
+    monkeypatch.setattr(
+        guard.GuardedProtocol,
+        "connection_made",
+        lambda self, transport: made.append(1) or connection_made(self, transport),
+    )
+    deployment = serve_http("plain")
+    session = deployment.join("p0")
+    session.push(same(1))
+    host, port = deployment.url.removeprefix("http://").split(":")
+    with contextlib.ExitStack() as stack:
+        strangers = []
+        for _ in range(12):
+            each = socket.create_connection((host, int(port)))
+            strangers.append(stack.enter_context(each))
+            each.settimeout(5)
+            each.sendall(occupation)
+            if occupation.startswith(b"GET"):
+                await_health(each)
+        assert all(ended(each) for each in strangers[:8])
+        before = len(made)
+        session.push(same(2))
+        assert len(made) == before
+        strangers[-1].settimeout(0.1)
+        assert not ended(strangers[-1])
+
+
+def test_a_body_that_is_too_slow_ends_with_408(serve_http, monkeypatch):
+    monkeypatch.setattr(intake, "GRACE_SECONDS", 0.2)
+    deployment = serve_http("plain")
+    upload = deployment.seal("p0")
+
+    def drip():
+        yield upload[:200]
+        time.sleep(0.8)
+        yield upload[200:]
+
+    response = httpx.post(
+        f"{deployment.url}/v1/uploads",
+        content=drip(),
+        headers={"content-length": str(len(upload))},
+    )
+    assert response.status_code == 408
+
+
+def test_only_a_known_senders_body_has_the_time_that_its_length_takes():
+    class Patience:
+        at = 100.0
+
+        def when(self) -> float:
+            return self.at
+
+        def reschedule(self, when: float) -> None:
+            self.at = when
+
+    patience = Patience()
+    intake.Intake(b"", {}).enter("p0", patience, 2 * intake.LEAST_RATE)
+    assert patience.at == 102.0
