@@ -25,8 +25,8 @@ from benchmarks.accuracy.plots import draw
 from benchmarks.accuracy.summary import Outcome, summarise
 from benchmarks.accuracy.training import FORMAT, train_cell
 from benchmarks.environment import describe
+from hre_torch.durable_files import replace_file
 from hre_torch.errors import HREError
-from hre_torch.training.files import replace_file
 
 __all__ = ["main"]
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +31,7 @@ from numpy.typing import NDArray
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY, Entropy
 from hre_torch.crypto.foreign_parameters import check_claims, security_of
 from hre_torch.crypto.modulus import Parameters, profile_json
+from hre_torch.durable_files import create_file
 from hre_torch.errors import ModulusError
 
 __all__ = ["Progress", "expected_candidates", "hold_ceremony", "write_profile"]
@@ -111,9 +111,6 @@ def hold_ceremony(
 def write_profile(path: str | Path, params: Parameters) -> None:
     """Write a profile file that did not exist before, completely or not at all.
 
-    The name is claimed first (`O_EXCL`), then replaced by a finished and fsynced
-    file, so that no reader ever sees half a profile.
-
     Args:
         path: Where to write; its folder must exist.
         params: What to write.
@@ -122,20 +119,8 @@ def write_profile(path: str | Path, params: Parameters) -> None:
         ModulusError: The path exists already or cannot be written.
     """
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
-        path.open("x").close()
-        try:
-            with unfinished.open("x", encoding="ascii") as file:
-                file.write(profile_json(params))
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            path.unlink()
-            raise
-        _sync_folder(path.parent)
+        create_file(path, profile_json(params).encode("ascii"))
     except FileExistsError as error:
         raise ModulusError(
             f"{path} exists already; profiles are never overwritten, name another file"
@@ -236,12 +221,3 @@ def _small_odd_primes() -> NDArray[np.int64]:
         if not composite[r]:
             composite[r * r :: r] = True
     return np.flatnonzero(~composite)[1:].astype(np.int64)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new file name survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import Final
 
+from hre_torch.durable_files import create_file
 from hre_torch.errors import KeyFileError
 
 __all__ = ["create_private", "read_passphrase", "read_private"]
+
+_OWNER_ALONE: Final = 0o600
 
 
 def create_private(path: Path, data: bytes) -> None:
@@ -25,24 +29,11 @@ def create_private(path: Path, data: bytes) -> None:
     Raises:
         KeyFileError: the path exists already or cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
-        os.close(_create(path))
-        try:
-            with os.fdopen(_create(unfinished), "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            path.unlink()
-            raise
-        _sync_folder(path.parent)
-    except FileExistsError as error:
+        create_file(path, data, _OWNER_ALONE)
+    except FileExistsError:
         raise KeyFileError(
-            f"{error.filename} exists already; key files are never overwritten, name "
-            "another file"
+            f"{path} exists already; key files are never overwritten, name another file"
         ) from None
     except OSError as error:
         raise KeyFileError(
@@ -96,20 +87,6 @@ def read_passphrase(path: Path) -> bytes:
         raise KeyFileError(
             f"cannot read a passphrase from {path}; write it into the first line"
         ) from error
-
-
-def _create(path: Path) -> int:
-    """Return the descriptor of a new file; a umask can only take from its 0600."""
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new file name survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _check_private(status: os.stat_result, path: Path) -> None:

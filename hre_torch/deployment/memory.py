@@ -16,11 +16,11 @@ from typing import Any, Final
 import msgspec
 from safetensors import SafetensorError
 
+from hre_torch.durable_files import replace_file
 from hre_torch.errors import RunDirectoryError
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.session_state import SessionState
 from hre_torch.training.checkpoint import decode_tensor, encode_tensor
-from hre_torch.training.files import replace_file
 from hre_torch.training.state import LearnerState
 
 __all__ = ["Memory", "Remembered"]

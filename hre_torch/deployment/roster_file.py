@@ -7,7 +7,6 @@ the task join it, and nothing may change any more: another card drops the signat
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Final, Literal
 
@@ -16,6 +15,7 @@ import msgspec
 from hre_torch.crypto.modulus import Parameters, load_profile
 from hre_torch.crypto.signatures import SigningKey
 from hre_torch.deployment.identities import CardFile
+from hre_torch.durable_files import replace_file
 from hre_torch.errors import TaskError
 from hre_torch.protocol.roster import (
     DATA_SERVICE,
@@ -108,10 +108,8 @@ def write_roster(path: Path, file: RosterFile) -> None:
     Raises:
         TaskError: it cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
-        unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(file)) + b"\n")
-        unfinished.replace(path)
+        replace_file(path, msgspec.json.format(msgspec.json.encode(file)) + b"\n")
     except OSError as error:
         raise TaskError(f"cannot write the roster {path}: {error.strerror}") from error
 

@@ -1,4 +1,4 @@
-"""Files of a run: replaced in one step, cut back to what a checkpoint knows of."""
+"""Files of a run: read, measured, cut back to what a checkpoint knows of."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hre_torch.errors import RunDirectoryError
 
-__all__ = ["cut_file", "file_size", "read_file", "replace_file"]
+__all__ = ["cut_file", "file_size", "read_file"]
 
 
 def file_size(path: Path) -> int:
@@ -41,34 +41,3 @@ def cut_file(path: Path, length: int) -> None:
         )
     if present > length:
         os.truncate(path, length)
-
-
-def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Replace a file in one step that survives a power cut.
-
-    Args:
-        path: the file; its folder must exist.
-        data: all of its new content.
-        mode: permissions, from its first byte on.
-
-    Raises:
-        OSError: it cannot be written; the old file is as it was.
-    """
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        # What an interruption left over may have had another mode.
-        unfinished.unlink(missing_ok=True)
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, Final
 import msgspec
 
 from hre_torch.audit import TRANSCRIPT
+from hre_torch.durable_files import replace_file
 from hre_torch.errors import RunDirectoryError
 from hre_torch.training.checkpoint import (
     FORMAT,
@@ -32,7 +33,7 @@ from hre_torch.training.checkpoint import (
     encode_checkpoint,
     recipe_digest,
 )
-from hre_torch.training.files import cut_file, file_size, read_file, replace_file
+from hre_torch.training.files import cut_file, file_size, read_file
 from hre_torch.training.state import RunState
 
 __all__ = ["RunDirectory"]

@@ -201,7 +201,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ceremony.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(ModulusError, match="No space left"):
         write_profile(tmp_path / "small.json", load_profile("toy-insecure"))
     assert list(tmp_path.iterdir()) == []

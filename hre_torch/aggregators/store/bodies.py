@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from hre_torch.aggregators.store.disk import sync_folder, write_all
+from hre_torch.aggregators.store.disk import write_all
+from hre_torch.durable_files import sync_folder
 
 __all__ = ["BodyFiles"]
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from hre_torch.errors import StoreError
 
-__all__ = ["disk_errors", "sync_folder", "write_all"]
+__all__ = ["disk_errors", "write_all"]
 
 _ADVICE: Final = {
     "SQLITE_FULL": "the disk is full; make room and start the server again",
@@ -66,12 +66,3 @@ def write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,11 +10,12 @@ from typing import Final, Literal
 
 from hre_torch.aggregators.store.bodies import BodyFiles
 from hre_torch.aggregators.store.contents import Contents, read_contents
-from hre_torch.aggregators.store.disk import disk_errors, sync_folder
+from hre_torch.aggregators.store.disk import disk_errors
 from hre_torch.aggregators.store.recorder import Recorder
 from hre_torch.aggregators.store.rows import Rows
 from hre_torch.aggregators.store.shelves import BodyShelf
 from hre_torch.aggregators.store.witness import Witness, contradiction
+from hre_torch.durable_files import sync_folder
 from hre_torch.errors import HREError, StoreError
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.journal import Journal
