@@ -39,7 +39,8 @@ def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
         mode: permissions, from its first byte on.
 
     Raises:
-        OSError: it cannot be written; the old file is as it was.
+        OSError: it cannot be written; the old file is as it was, or, where only the
+            folder could not be synced, the new one is there.
     """
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:

@@ -37,11 +37,16 @@ _INTERRUPTED: Final = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     matrix: Literal["reduced", "full"] = "full" if options.full else "reduced"
     environment = describe(arguments, program="-m benchmarks.accuracy")
     cells = cells_of(matrix)
     todo = [c for c in cells if c.case.network in (options.network or NETWORKS)]
+    if not todo:
+        parser.error(
+            f"the {matrix} matrix trains none of {options.network}; use --full"
+        )
     folder = options.out / "cells"
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -10,13 +10,12 @@ from urllib.parse import urlsplit
 
 import httpx
 
-__all__ = ["client_options", "is_loopback"]
+__all__ = ["KEPT_SECONDS", "client_options", "is_loopback"]
 
+KEPT_SECONDS: Final = 60
+"""How long a client keeps an idle connection; a new one is a stranger's at first."""
 _CONNECTIONS: Final = 100
 """At most at a time, which is httpx's own number."""
-_KEPT_SECONDS: Final = 60.0
-"""How long an idle connection stays open, a little less than servers keep it. On a new
-one a participant is a stranger at first."""
 
 
 def is_loopback(host: str) -> bool:
@@ -43,7 +42,7 @@ def client_options(url: str, ca_file: Path | None) -> dict[str, Any]:
     context: ssl.SSLContext | bool = True
     if ca_file is not None:
         context = ssl.create_default_context(cafile=str(ca_file))
-    limits = httpx.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_KEPT_SECONDS)
+    limits = httpx.Limits(max_connections=_CONNECTIONS, keepalive_expiry=KEPT_SECONDS)
     return {
         "base_url": url,
         "trust_env": outside,

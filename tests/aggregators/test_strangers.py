@@ -16,6 +16,12 @@ from hre_torch.aggregators.services.turnstile import PACE_SECONDS, Turnstile
 from tests.aggregators.contract import same
 
 
+def knock(url: str) -> socket.socket:
+    """Return a new connection to a server."""
+    host, port = url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=5)
+
+
 def ended(connection: socket.socket) -> bool:
     """Return whether the server has ended a connection, or does while we wait."""
     try:
@@ -128,31 +134,23 @@ def test_a_participant_waits_at_first_only_and_a_stranger_every_time(
         session.push(same(fill))
         session.pull()
     assert len(waits) == at_first
-    host, port = deployment.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as stranger:
+    with knock(deployment.url) as stranger:
         for number in range(1, 4):
-            stranger.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
-            answer = b""
-            while not answer.endswith(b"alive\n"):
-                answer += stranger.recv(1000)
+            stranger.sendall(OCCUPATIONS["had an answer"])
+            await_health(stranger)
             assert len(waits) == at_first + number
 
 
 def test_a_connection_that_never_asks_is_closed(serve_http, monkeypatch):
     monkeypatch.setattr(guard, "HEAD_SECONDS", 0.2)
-    url = serve_http("plain").url
-    host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as silent:
-        silent.settimeout(5)
+    with knock(serve_http("plain").url) as silent:
         silent.send(b"POST /v1/uploads HT")
         assert ended(silent)
 
 
 def test_a_stranger_that_has_had_its_answer_may_not_stay(serve_http, monkeypatch):
     monkeypatch.setattr(guard, "HEAD_SECONDS", 0.2)
-    host, port = serve_http("plain").url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as stranger:
-        stranger.settimeout(5)
+    with knock(serve_http("plain").url) as stranger:
         stranger.sendall(OCCUPATIONS["had an answer"])
         await_health(stranger)
         assert ended(stranger)
@@ -173,13 +171,11 @@ def test_strangers_make_room_oldest_first_and_participants_stay(
     deployment = serve_http("plain")
     session = deployment.join("p0")
     session.push(same(1))
-    host, port = deployment.url.removeprefix("http://").split(":")
     with contextlib.ExitStack() as stack:
         strangers = []
         for _ in range(12):
-            each = socket.create_connection((host, int(port)))
-            strangers.append(stack.enter_context(each))
-            each.settimeout(5)
+            each = stack.enter_context(knock(deployment.url))
+            strangers.append(each)
             each.sendall(occupation)
             if occupation.startswith(b"GET"):
                 await_health(each)
@@ -207,18 +203,3 @@ def test_a_body_that_is_too_slow_ends_with_408(serve_http, monkeypatch):
         headers={"content-length": str(len(upload))},
     )
     assert response.status_code == 408
-
-
-def test_only_a_known_senders_body_has_the_time_that_its_length_takes():
-    class Patience:
-        at = 100.0
-
-        def when(self) -> float:
-            return self.at
-
-        def reschedule(self, when: float) -> None:
-            self.at = when
-
-    patience = Patience()
-    intake.Intake(b"", {}).enter("p0", patience, 2 * intake.LEAST_RATE)
-    assert patience.at == 102.0

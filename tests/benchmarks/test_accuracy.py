@@ -92,6 +92,16 @@ def test_a_cell_of_another_recipe_is_trained_again(tmp_path, small, capsys):
     assert "5 trainings, 0 done" in capsys.readouterr().out
 
 
+def test_one_network_alone_is_trained_where_it_is_in_the_matrix(tmp_path, capsys):
+    out = ["--out", str(tmp_path), "--plan", "--network"]
+    assert program.main(["--full", *out, "cifar_cnn"]) == 0
+    count = sum(cell.case.network == "cifar_cnn" for cell in cells_of("full"))
+    assert f"full: {count} trainings" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        program.main(["--reduced", *out, "cifar_cnn"])
+    assert "trains none of ['cifar_cnn']" in capsys.readouterr().err
+
+
 def test_the_full_matrix_is_the_one_that_is_promised():
     cells = cells_of("full")
     cases = {cell.case for cell in cells if cell.method == "federated"}

@@ -27,8 +27,7 @@ from hre_torch.protocol.framing import LENGTHS_BYTES, lengths_of
 __all__ = ["Expected", "Intake", "RefusedError"]
 
 GRACE_SECONDS: Final = 10.0
-"""Time that every message has, however short; a stranger's has no more than its head
-needs beyond that."""
+"""Time that every message has, however short."""
 LEAST_RATE: Final = 32_768
 """Octets per second below which a sender is too slow: a quarter of a megabit."""
 BODIES_PER_SENDER: Final = 2
@@ -54,14 +53,10 @@ class Expected:
     check: Callable[[Any], None] | None = None
 
     @property
-    def max_head(self) -> int:
-        """Most octets until a sender is known."""
-        return LENGTHS_BYTES + self.max_header + self.max_proof + SIGNATURE_BYTES
-
-    @property
     def max_octets(self) -> int:
         """Most octets of a whole message."""
-        return self.max_head + self.max_body
+        head = LENGTHS_BYTES + self.max_header + self.max_proof + SIGNATURE_BYTES
+        return head + self.max_body
 
 
 class RefusedError(Exception):
@@ -97,8 +92,7 @@ class Intake:
         length = _announced_length(request, expected.max_octets)
         reader = _Reader(self, expected, length)
         try:
-            at_first = GRACE_SECONDS + expected.max_head / LEAST_RATE
-            async with asyncio.timeout(at_first) as patience:
+            async with asyncio.timeout(GRACE_SECONDS + length / LEAST_RATE) as patience:
                 reader.patience = patience
                 async for chunk in request.stream():
                     reader.feed(chunk)
@@ -135,11 +129,10 @@ class Intake:
             expected.check(envelope)
         return envelope
 
-    def enter(self, sender: str, patience: asyncio.Timeout | None, length: int) -> None:
+    def enter(self, sender: str, patience: asyncio.Timeout | None) -> None:
         """Take note of a body that is being read; a sender's oldest may have to end."""
         if patience is None:
             return
-        patience.reschedule((patience.when() or 0.0) + length / LEAST_RATE)
         bodies = self._reading.setdefault(sender, [])
         bodies.append(patience)
         if len(bodies) > BODIES_PER_SENDER:
@@ -229,7 +222,7 @@ class _Reader:
             )
         self._screened = True
         self.sender = head.header.sender
-        self._intake.enter(self.sender, self.patience, self._length)
+        self._intake.enter(self.sender, self.patience)
 
 
 def _announced_length(request: Request, most: int) -> int:

@@ -16,7 +16,7 @@ from typing import Final
 import uvicorn
 from starlette.applications import Starlette
 
-from hre_torch.aggregators.addresses import is_loopback
+from hre_torch.aggregators.addresses import KEPT_SECONDS, is_loopback
 from hre_torch.aggregators.services.guard import guarded
 from hre_torch.aggregators.services.logs import log_event
 from hre_torch.crypto.modulus import Parameters
@@ -26,8 +26,6 @@ __all__ = ["check_exposure", "hosted", "serve"]
 
 _GRACE_SECONDS: Final = 10
 _START_SECONDS: Final = 10.0
-_KEPT_SECONDS: Final = 75
-"""How long an idle connection stays open, if it is no stranger's."""
 _WAITING_CONNECTIONS: Final = 1024
 """How many the kernel keeps till they are accepted."""
 _ACCEPTED_AT_ONCE: Final = 1
@@ -166,7 +164,8 @@ def _config(
         date_header=False,
         proxy_headers=False,
         backlog=_ACCEPTED_AT_ONCE,
-        timeout_keep_alive=_KEPT_SECONDS,
+        # Longer than clients do, so that no request meets the end of its connection.
+        timeout_keep_alive=KEPT_SECONDS + 15,
         timeout_graceful_shutdown=_GRACE_SECONDS,
         h11_max_incomplete_event_size=16_384,
         ssl_certfile=None if certificate is None else str(certificate),
