@@ -16,7 +16,7 @@ import gmpy2
 
 import hre_torch
 
-__all__ = ["describe"]
+__all__ = ["cpu_name", "describe"]
 
 _ROOT: Final = Path(__file__).parents[1]
 _PACKAGES: Final = (
@@ -54,7 +54,7 @@ def describe(
 
 def _machine() -> Mapping[str, Any]:
     return {
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
         "memory_mib": _memory_mib(),
@@ -64,7 +64,8 @@ def _machine() -> Mapping[str, Any]:
     }
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
+    """Return what the processor calls itself."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -6,8 +6,6 @@ the second is what a participant has who stays away.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,8 +18,9 @@ from hre_torch.recipes import Recipe, TrainSection
 from hre_torch.training.arithmetic import classify, recipe_model
 from hre_torch.training.assembly import make_batches, steps_of
 from hre_torch.training.evaluation import evaluate
+from hre_torch.training.torch_settings import torch_settings
 
-__all__ = ["POINTS", "Point", "alone", "local_step", "pooled", "torch_settings"]
+__all__ = ["POINTS", "Point", "alone", "local_step", "pooled"]
 
 POINTS: Final = 10
 """Tests of the model in the course of a training, the last one at its end."""
@@ -67,7 +66,7 @@ def _train(recipe: Recipe, data: Data, batches: Batches) -> list[Point]:
     scheduler = train.make_scheduler(optimizer, steps)
     due = {round(steps * part / POINTS) for part in range(1, POINTS + 1)}
     curve = []
-    with torch_settings(recipe):
+    with torch_settings(train):
         for step in range(steps):
             local_step(model, optimizer, batches, step, train)
             if scheduler is not None:
@@ -92,16 +91,3 @@ def local_step(
     _, loss = classify(model, images, labels, train)
     loss.backward()
     optimizer.step()
-
-
-@contextmanager
-def torch_settings(recipe: Recipe) -> Iterator[None]:
-    """Give torch the recipe's threads and seed, as a run of the recipe does."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
-        torch.set_num_threads(recipe.train.threads)
-        torch.manual_seed(recipe.train.seed)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)

@@ -128,17 +128,18 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """A file's name for it."""
+        """A name for it."""
         case = self.case
         parts = [case.network, f"{case.participants}p", case.split, f"{case.epochs}e"]
         text = "-".join([*parts, f"seed {self.seed}", self.method])
         return text.lower().replace(" %", "").replace(" ", "")
 
-    def recipe(self, image_folder: str | None) -> Recipe:
+    def recipe(self, image_folder: str | None, device: str = "cpu") -> Recipe:
         """Return what is trained.
 
         Args:
             image_folder: CIFAR-10 as image folders; through torchvision if left out.
+            device: of torch.
 
         Raises:
             RecipeError: a shipped recipe is missing or was changed beyond use.
@@ -150,6 +151,7 @@ class Cell:
             "suite=plain",
             "workers=1",
             "train.threads=1",
+            f"train.device={device}",
             f"participants={case.participants}",
             f"min_contributions={case.participants * 4 // 5}",
             f"train.epochs={case.epochs}",

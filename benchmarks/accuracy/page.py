@@ -152,14 +152,19 @@ def _published(rows: Sequence[Row]) -> str:
 
 
 def _origin(environment: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
-    machine = environment["machine"]
     versions = ", ".join(f"{k} {v}" for k, v in environment["versions"].items())
-    hours = sum(outcome.record["seconds"] for outcome in outcomes) / 3600
+    hours: dict[tuple[str, str], list[float]] = {}
+    for outcome in outcomes:
+        where = (outcome.cell.case.network, outcome.record["trained_on"])
+        hours.setdefault(where, []).append(outcome.record["seconds"] / 3600)
+    body = [
+        [*where, str(len(each)), f"{sum(each):.2f}"] for where, each in hours.items()
+    ]
     folders = any(
         "name: imagefolder" in outcome.record["recipe"] for outcome in outcomes
     )
     images = (
-        "CIFAR-10 was read from image folders (JPEG re-encoded CIFAR-10 is not "
+        "\nCIFAR-10 was read from image folders (JPEG re-encoded CIFAR-10 is not "
         "pixel-exact).\n"
         if folders
         else ""
@@ -167,7 +172,7 @@ def _origin(environment: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
     return (
         "## Where these numbers come from\n\n"
         f"`{environment['command']}`, {environment['date']}, commit "
-        f"{environment['git_commit']}; {machine['cpu']}, {machine['cores']} cores, one "
-        f"per training, load {machine['load_before']} before; {versions}. "
-        f"{len(outcomes)} trainings, {hours:.2f} hours of one core in all.\n{images}"
+        f"{environment['git_commit']}; {versions}.\n\n"
+        + _table(["network", "trained on", "trainings", "hours of one core"], body, 2)
+        + images
     )

@@ -4,33 +4,35 @@
     python -m benchmarks.accuracy --full --out runs/accuracy
     python -m benchmarks.accuracy --full --out runs/accuracy --network mnist_cnn
 
-Every training leaves a file in `OUT/cells/`. What has one is not trained again, so an
-interrupted study goes on when the same command is typed once more.
+Every training is written to `OUT/accuracy.json` as soon as it is finished. What is in
+that file is not trained again, so an interrupted study goes on when the same command is
+typed once more.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from benchmarks.accuracy.matrix import NETWORKS, Cell, cells_of, expected_seconds
 from benchmarks.accuracy.page import markdown
 from benchmarks.accuracy.plots import draw
+from benchmarks.accuracy.records import Records
 from benchmarks.accuracy.summary import Outcome, summarise
-from benchmarks.accuracy.training import FORMAT, train_cell
+from benchmarks.accuracy.training import train_cell
 from benchmarks.environment import describe
-from hre_torch.durable_files import replace_file
 from hre_torch.errors import HREError
 
 __all__ = ["main"]
 
-_STEM: Final = "accuracy"
+_JSON: Final = "accuracy.json"
+_PICTURE: Final = "accuracy.png"
+_PAGE: Final = "accuracy.md"
 _INTERRUPTED: Final = 130
 
 
@@ -47,28 +49,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(
             f"the {matrix} matrix trains none of {options.network}; use --full"
         )
-    folder = options.out / "cells"
-    folder.mkdir(parents=True, exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
     try:
-        missing = [c for c in todo if _read(folder, c, options.image_folder) is None]
+        records = Records(options.out / _JSON, environment, options.image_folder)
+        for path in options.take_over:
+            records.take_over(path)
+        missing = [cell for cell in todo if records.get(cell) is None]
         print(_plan(matrix, todo, missing, options.jobs), flush=True)
         if options.plan:
             return 0
         status = 0
         try:
-            for cell, record in _train(missing, options.image_folder, options.jobs):
-                replace_file(_path(folder, cell), json.dumps(record, indent=1).encode())
+            for cell, record in _train(missing, options):
+                records.put(cell, record)
                 told = f"{cell.key}: {_told(record)}, {record['seconds']:.0f} s"
                 print(told, flush=True)
         except KeyboardInterrupt:
             status = _INTERRUPTED
             print("interrupted; the same command goes on", file=sys.stderr)
-        records = [(c, _read(folder, c, options.image_folder)) for c in cells]
+        records.write()
+        found = [(cell, records.get(cell)) for cell in cells]
     except HREError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    outcomes = [Outcome(cell, record) for cell, record in records if record is not None]
-    _write(options.out, environment, outcomes)
+    outcomes = [Outcome(cell, record) for cell, record in found if record is not None]
+    (options.out / _PICTURE).write_bytes(draw(outcomes))
+    page = markdown(environment, outcomes, summarise(outcomes))
+    (options.out / _PAGE).write_text(page)
+    print(f"\n{page}")
     return status
 
 
@@ -88,6 +96,15 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         choices=NETWORKS,
         help="train what is missing of this network alone; may be given several times",
+    )
+    parser.add_argument("--device", default="cpu", help="of torch: cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--take-over",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="add the trainings of another accuracy.json; may be given several times",
     )
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument(
@@ -111,52 +128,26 @@ def _plan(
     )
 
 
-def _path(folder: Path, cell: Cell) -> Path:
-    return folder / f"{cell.key}.json"
-
-
-def _read(folder: Path, cell: Cell, image_folder: str | None) -> dict[str, Any] | None:
-    """Return a cell's record, unless it is missing or that of another recipe."""
-    try:
-        record: dict[str, Any] = json.loads(_path(folder, cell).read_text())
-    except FileNotFoundError:
-        return None
-    same = record["recipe"] == cell.recipe(image_folder).to_yaml()
-    return record if same and record["format"] == FORMAT else None
-
-
 def _train(
-    cells: Sequence[Cell], image_folder: str | None, jobs: int
+    cells: Sequence[Cell], options: argparse.Namespace
 ) -> Iterator[tuple[Cell, dict[str, Any]]]:
     """Train cells, some at a time if wanted; yield each as soon as it is finished."""
-    if jobs == 1:
-        yield from ((cell, train_cell(cell, image_folder)) for cell in cells)
+    train = partial(_with_record, options.image_folder, options.device)
+    if options.jobs == 1:
+        yield from map(train, cells)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as executor:
-        futures = {executor.submit(train_cell, c, image_folder): c for c in cells}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        finally:
-            executor.shutdown(wait=False, cancel_futures=True)
+    # Left by an interruption, the pool ends the trainings that are under way.
+    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+        yield from pool.imap_unordered(train, cells)
+
+
+def _with_record(
+    image_folder: str | None, device: str, cell: Cell
+) -> tuple[Cell, dict[str, Any]]:
+    return cell, train_cell(cell, image_folder, device)
 
 
 def _told(record: dict[str, Any]) -> str:
     if "curve" in record:
         return f"{100 * record['curve'][-1][1]:.2f} %"
     return "equal" if record["equal"] else "NOT EQUAL"
-
-
-def _write(out: Path, environment: dict[str, Any], outcomes: Sequence[Outcome]) -> None:
-    rows = summarise(outcomes)
-    document = {
-        "format": FORMAT,
-        "environment": environment,
-        "cells": [outcome.record for outcome in outcomes],
-    }
-    (out / f"{_STEM}.json").write_text(json.dumps(document, indent=1) + "\n")
-    (out / f"{_STEM}.png").write_bytes(draw(outcomes))
-    page = markdown(environment, outcomes, rows)
-    (out / f"{_STEM}.md").write_text(page)
-    print(f"\n{page}")

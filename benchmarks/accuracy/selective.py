@@ -16,7 +16,7 @@ import math
 
 from torch import nn
 
-from benchmarks.accuracy.baselines import POINTS, Point, local_step, torch_settings
+from benchmarks.accuracy.baselines import POINTS, Point, local_step
 from hre_torch.data.images import Data
 from hre_torch.data.partition import Batches
 from hre_torch.optim.flatten import FlatView
@@ -25,6 +25,7 @@ from hre_torch.training.arithmetic import recipe_model
 from hre_torch.training.assembly import make_batches, steps_of
 from hre_torch.training.evaluation import evaluate
 from hre_torch.training.selective import SelectiveServer, largest
+from hre_torch.training.torch_settings import torch_settings
 
 __all__ = ["selective"]
 
@@ -45,7 +46,7 @@ def selective(recipe: Recipe, data: Data, *, share: float) -> list[Point]:
     view = FlatView.of(model)
     server = SelectiveServer(view.read())
     done, begin, curve = 0, 0, []
-    with torch_settings(recipe):
+    with torch_settings(train):
         while done < everything:
             for batches, total in zip(shares, totals, strict=True):
                 steps = range(begin, min(begin + train.push_every, total))

@@ -6,31 +6,38 @@ import dataclasses
 import functools
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
+
+import torch
 
 from benchmarks.accuracy.baselines import Point, alone, pooled
 from benchmarks.accuracy.matrix import Cell
 from benchmarks.accuracy.selective import selective
+from benchmarks.environment import cpu_name
 from hre_torch.data.images import Data
 from hre_torch.data.load import load_data
 from hre_torch.recipes import Recipe
 from hre_torch.training.comparison import plain_twin
 from hre_torch.training.runner import Runner
 
-__all__ = ["FORMAT", "train_cell"]
-
-FORMAT: Final = "hre_torch accuracy 1"
+__all__ = ["train_cell"]
 
 
-def train_cell(cell: Cell, image_folder: str | None) -> dict[str, Any]:
+def train_cell(cell: Cell, image_folder: str | None, device: str) -> dict[str, Any]:
     """Train a cell; return its record, ready for JSON.
 
     Its `seconds` are the processor's: a study may have to wait for other work.
 
+    Args:
+        cell: which training.
+        image_folder: CIFAR-10 as image folders; through torchvision if left out.
+        device: of torch: `cpu`, `cuda` or `cuda:N`.
+
     Raises:
         DataError: its images are missing; the message says which files go where.
+        RecipeError: torch sees no such device.
     """
-    recipe = cell.recipe(image_folder)
+    recipe = cell.recipe(image_folder, device)
     # Recipes of one network name the same images, whatever their seeds.
     data = _data(recipe.data.name, recipe.data.root, recipe.data.train_size)
     started = time.process_time()
@@ -41,12 +48,18 @@ def train_cell(cell: Cell, image_folder: str | None) -> dict[str, Any]:
         curve = _curve(cell, recipe, data)
         outcome = {"curve": [dataclasses.astuple(point) for point in curve]}
     return {
-        "format": FORMAT,
         "cell": dataclasses.asdict(cell),
+        "device": device,
+        "trained_on": _machine(device),
         "recipe": recipe.to_yaml(),
         "seconds": time.process_time() - started,
         **outcome,
     }
+
+
+def _machine(device: str) -> str:
+    processor = torch.cuda.get_device_name(device) if device != "cpu" else cpu_name()
+    return f"{processor}, torch {torch.__version__}"
 
 
 @functools.lru_cache(maxsize=1)

@@ -25,7 +25,7 @@ from hre_torch.training.state import LearnerState
 
 __all__ = ["Memory", "Remembered"]
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _PRIVATE: Final = 0o600
 
 
@@ -39,7 +39,8 @@ class Remembered(msgspec.Struct):
         step: local steps taken.
         session: its session; every upload so far is acknowledged.
         learner: model, optimizer, scheduler.
-        random_state: torch's global generator, uint8, which dropout draws from.
+        random_state: torch's generators, which dropout draws from, by type of device,
+            uint8 each.
         format: version of this format.
     """
 
@@ -49,7 +50,7 @@ class Remembered(msgspec.Struct):
     step: int
     session: SessionState
     learner: LearnerState
-    random_state: Any
+    random_state: dict[str, Any]
     format: int = _FORMAT
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from hre_torch.aggregators.http import BackgroundSession
 from hre_torch.crypto.modulus import Parameters
@@ -32,6 +31,7 @@ from hre_torch.training.assembly import load_recipe_data, make_batches, steps_of
 from hre_torch.training.checkpoint import recipe_digest
 from hre_torch.training.evaluation import evaluate, released_model
 from hre_torch.training.learner import Learner
+from hre_torch.training.torch_settings import random_state, restore_random_state
 
 __all__ = ["Participation", "check_recipe", "propose_recipe", "train_participant"]
 
@@ -197,7 +197,7 @@ def train_participant(
             step=step,
             session=session.state(),
             learner=learner.state(),
-            random_state=torch.get_rng_state(),
+            random_state=random_state(recipe.train),
         )
 
     first, end = (steps * number // parts for number in (part, part + 1))
@@ -253,7 +253,7 @@ def _catch_up(session: Session) -> None:
 
 def _first_step(past: Remembered, session: Session, recipe: Recipe) -> int:
     """Return where to go on; what was pushed after the last note is not done again."""
-    torch.set_rng_state(past.random_state)
+    restore_random_state(recipe.train, past.random_state)
     # `connect` passes over Q numbers more than were used.
     unused = session.sequence - session.task.config.pending_limit
     pushed = unused - past.session.participant.sequence

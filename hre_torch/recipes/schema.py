@@ -125,6 +125,9 @@ class TrainSection(_Section):
         default_factory=list,
         description="participants that go, for a while or for good",
     )
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = Field(
+        "cpu", description="where torch trains: cpu, cuda or cuda:N"
+    )
     threads: Count = Field(
         1, description="threads of torch; more than one helps large networks only"
     )

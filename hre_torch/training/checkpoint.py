@@ -28,7 +28,7 @@ __all__ = [
     "recipe_digest",
 ]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _TENSOR: Final = 1
 """MessagePack extension code of a tensor; applications may use 0 to 127."""
 

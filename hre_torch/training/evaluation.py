@@ -62,6 +62,6 @@ def evaluate(model: nn.Module, images: ImageSet, train: TrainSection) -> Score:
     right, loss = 0, 0.0
     for batch, labels in images.batches(_BATCH):
         logits, losses = classify(model, batch, labels, train, reduction="sum")
-        right += int((logits.argmax(dim=1) == labels).sum())
+        right += int((logits.argmax(dim=1).cpu() == labels).sum())
         loss += float(losses)
     return Score(right / len(images), loss / len(images))

@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hre_torch.data.images import Data
 from hre_torch.protocol.messages import Release
@@ -26,6 +25,7 @@ from hre_torch.training.learner import Learner
 from hre_torch.training.phases import PhaseBook
 from hre_torch.training.schedule import Schedule, Turn
 from hre_torch.training.state import RunState
+from hre_torch.training.torch_settings import random_state, torch_settings
 
 __all__ = ["Listener", "Runner"]
 
@@ -100,8 +100,7 @@ class Runner:
         self.global_step = state.global_step if state else 0
         self._evaluations = state.evaluations if state else 0
         self._seconds_before = state.seconds if state else 0.0
-        seeded = torch.Generator().manual_seed(recipe.train.seed)
-        self._random_state = state.random_state if state else seeded.get_state()
+        self._random_state = state.random_state if state else None
         self._observe_evaluation = self.book.observer("evaluation")
         self.score: Score | None = None
         self._started: float | None = None
@@ -121,7 +120,7 @@ class Runner:
         Torch's number of threads and its random state are the run's until the end.
         """
         self._started = time.perf_counter()
-        with _torch_settings(self.recipe.train.threads, self._random_state):
+        with torch_settings(self.recipe.train, self._random_state):
             for turn in self._schedule:
                 self._take(turn)
                 yield
@@ -129,7 +128,8 @@ class Runner:
 
     def state(self) -> RunState:
         """Return what a resumed run needs; to be called in a pause."""
-        running = self._started is not None
+        if self._started is not None:
+            self._random_state = random_state(self.recipe.train)
         return RunState(
             federation=self.federation.state(),
             schedule=self._schedule.state(),
@@ -137,7 +137,7 @@ class Runner:
             evaluations=self._evaluations,
             seconds=self.seconds,
             phases=self.book.totals,
-            random_state=torch.get_rng_state() if running else self._random_state,
+            random_state=self._random_state,
         )
 
     def released_model(self) -> nn.Module:
@@ -268,15 +268,3 @@ class Runner:
             phases = self.book.milliseconds(learner.name)
             self._tell("phases", participant=learner.name, phases=phases)
         self._tell("phases", phases=self.book.milliseconds(_SERVERS))
-
-
-@contextmanager
-def _torch_settings(threads: int, random_state: Tensor) -> Iterator[None]:
-    before = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
-        torch.set_num_threads(threads)
-        torch.set_rng_state(random_state)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)

@@ -41,7 +41,8 @@ class RunState(msgspec.Struct):
         evaluations: how many evaluations were made.
         seconds: wall-clock time spent training so far.
         phases: party to phase to what was measured so far.
-        random_state: torch's global generator, uint8, which dropout draws from.
+        random_state: torch's generators, which dropout draws from, by type of device,
+            uint8 each; None before the first step.
     """
 
     federation: FederationState
@@ -50,7 +51,7 @@ class RunState(msgspec.Struct):
     evaluations: int
     seconds: float
     phases: dict[str, dict[str, PhaseTotal]]
-    random_state: Any
+    random_state: dict[str, Any] | None
 
     @property
     def global_step(self) -> int:

@@ -27,7 +27,8 @@ def digits():
 
 def curve(case, method, *accuracies, seed=0):
     points = [[float(epoch), value] for epoch, value in enumerate(accuracies, start=1)]
-    record = {"curve": points, "seconds": 1.0, "recipe": ""}
+    where = {"device": "cpu", "trained_on": "a computer"}
+    record = {"curve": points, "seconds": 1.0, "recipe": "", **where}
     return Outcome(Cell(case, seed, method), record)
 
 
@@ -54,7 +55,7 @@ def test_alone_is_the_first_participants_share(digits):
 
 @pytest.mark.slow
 def test_encrypted_and_plain_training_release_the_same_bits():
-    record = train_cell(Cell(DIGITS, 0, "equality"), None)
+    record = train_cell(Cell(DIGITS, 0, "equality"), None, "cpu")
     assert record["equal"] is True
 
 
@@ -69,27 +70,56 @@ def small(monkeypatch):
 def test_a_study_is_written_once_and_goes_on_where_it_stopped(tmp_path, small, capsys):
     command = ["--reduced", "--out", str(tmp_path)]
     assert program.main(command) == 0
-    names = {"accuracy.json", "accuracy.md", "accuracy.png", "cells"}
+    names = {"accuracy.json", "accuracy.md", "accuracy.png"}
     assert {path.name for path in tmp_path.iterdir()} == names
     assert "5 trainings, 0 done" in capsys.readouterr().out
-    kept = {path: path.read_bytes() for path in (tmp_path / "cells").iterdir()}
-    lost = tmp_path / "cells" / f"{small[0].key}.json"
-    lost.unlink()
+    file = tmp_path / "accuracy.json"
+    study = json.loads(file.read_text())
+    kept = dict(study["cells"])
+    lost = study["cells"].pop(small[0].key)
+    file.write_text(json.dumps(study))
     assert program.main(command) == 0
     assert "5 trainings, 4 done" in capsys.readouterr().out
-    del kept[lost]
-    assert all(path.read_bytes() == data for path, data in kept.items())
-    record = json.loads(lost.read_text())
-    assert record["cell"]["method"] == "pooled"
+    again = json.loads(file.read_text())["cells"]
+    trained = again.pop(small[0].key)
+    del kept[small[0].key]
+    assert again == kept
+    assert trained["curve"] == lost["curve"]
+
+
+def test_trainings_of_another_machine_are_taken_over(tmp_path, small, capsys):
+    there, here = tmp_path / "there", tmp_path / "here"
+    assert program.main(["--reduced", "--out", str(there)]) == 0
+    file = there / "accuracy.json"
+    # A GPU's numbers are as good, whatever trains the rest.
+    text = file.read_text().replace("device: cpu", "device: cuda")
+    file.write_text(text.replace('"device": "cpu"', '"device": "cuda"'))
+    capsys.readouterr()
+    command = ["--reduced", "--out", str(here), "--take-over", str(file)]
+    assert program.main(command) == 0
+    assert "5 trainings, 5 done" in capsys.readouterr().out
+    assert len(json.loads((here / "accuracy.json").read_text())["cells"]) == 5
 
 
 def test_a_cell_of_another_recipe_is_trained_again(tmp_path, small, capsys):
-    (tmp_path / "cells").mkdir()
-    record = {"format": "hre_torch accuracy 1", "recipe": "another"}
-    file = tmp_path / "cells" / f"{small[0].key}.json"
-    file.write_text(json.dumps(record))
-    assert program.main(["--reduced", "--plan", "--out", str(tmp_path)]) == 0
-    assert "5 trainings, 0 done" in capsys.readouterr().out
+    command = ["--reduced", "--out", str(tmp_path)]
+    assert program.main(command) == 0
+    file = tmp_path / "accuracy.json"
+    study = json.loads(file.read_text())
+    study["cells"][small[0].key]["recipe"] = "another"
+    file.write_text(json.dumps(study))
+    capsys.readouterr()
+    assert program.main([*command, "--plan"]) == 0
+    assert "5 trainings, 4 done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": "of a later time"}'])
+def test_a_file_that_is_no_study_is_left_alone(tmp_path, small, capsys, text):
+    file = tmp_path / "accuracy.json"
+    file.write_text(text)
+    assert program.main(["--reduced", "--out", str(tmp_path)]) == 2
+    assert str(file) in capsys.readouterr().err
+    assert file.read_text() == text
 
 
 def test_one_network_alone_is_trained_where_it_is_in_the_matrix(tmp_path, capsys):

@@ -9,6 +9,7 @@ from torch import nn
 from benchmarks.accuracy.baselines import pooled
 from benchmarks.accuracy.selective import selective
 from hre_torch.data.load import load_data
+from hre_torch.errors import RecipeError
 from hre_torch.models import MODELS
 from hre_torch.optim.flatten import FlatView
 from hre_torch.recipes import load_recipe
@@ -77,6 +78,22 @@ def test_encrypted_training_in_bfloat16_equals_plain_training(recipe_of, digits)
     same = (*BOTH, "min_contributions=3", "max_additions=32")
     encrypted = recipe_of(*same).model_copy(update={"suite": "hybrid"})
     assert released_by(encrypted, digits) == released_by(recipe_of(*same), digits)
+
+
+@pytest.mark.parametrize(("device", "seen"), [("cuda", 0), ("cuda:2", 2)])
+def test_a_device_that_torch_does_not_see_is_named(
+    recipe_of, digits, monkeypatch, device, seen
+):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
+    expected = f"'{device}', but torch .* sees {seen} CUDA devices here; set train"
+    with pytest.raises(RecipeError, match=expected):
+        Runner(recipe_of(f"train.device={device}"), digits)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "mps"])
+def test_a_device_is_the_cpu_or_a_cuda_device(recipe_of, device):
+    with pytest.raises(RecipeError, match=r"train\.device"):
+        recipe_of(f"train.device={device}")
 
 
 def test_bfloat16_gives_other_weights_that_are_float32(recipe_of, digits):
