@@ -13,7 +13,6 @@ from hre_torch.models import MODELS
 from hre_torch.optim import FlatView, HREOptimizer
 from hre_torch.recipes import load_recipe
 from hre_torch.training.evaluation import weights_file
-from hre_torch.training.launch import Training
 from hre_torch.training.runner import Runner
 from tests.lightning_callback.modules import (
     REMARKS,
@@ -22,6 +21,7 @@ from tests.lightning_callback.modules import (
     make_loader,
     trainer,
 )
+from tests.training.interrupted import weights_of_whole_and_broken
 
 pytestmark = [
     pytest.mark.skipif(
@@ -84,17 +84,7 @@ def test_encrypted_training_equals_plain_training(recipe_of, changes):
 
 def test_a_resumed_run_ends_with_the_same_weights(recipe_of, tmp_path):
     recipe = recipe_of("suite=plain", "train.momentum=0.9")
-    with Training.start(recipe, tmp_path / "whole") as training:
-        training.run()
-    with Training.start(recipe, tmp_path / "broken") as training:
-        training.runner.listeners.append(lambda record: training.stop.set())
-        assert training.run() is None
-    with Training.resume(tmp_path / "broken", recipe) as training:
-        training.run()
-    whole, broken = (
-        (tmp_path / name / "weights.safetensors").read_bytes()
-        for name in ("whole", "broken")
-    )
+    whole, broken = weights_of_whole_and_broken(recipe, tmp_path)
     assert whole == broken
 
 

@@ -20,6 +20,7 @@ from hre_torch.errors import RunDirectoryError
 from hre_torch.training.state import RunState
 
 __all__ = [
+    "FORMAT",
     "Checkpoint",
     "decode_checkpoint",
     "decode_tensor",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 FORMAT: Final = 2
+"""Version of the documents that are written and read."""
 _TENSOR: Final = 1
 """MessagePack extension code of a tensor; applications may use 0 to 127."""
 

@@ -15,9 +15,9 @@ from hre_torch.optim.flatten import FlatView
 from hre_torch.recipes import load_recipe
 from hre_torch.training.arithmetic import classify, recipe_model, restore_layout
 from hre_torch.training.evaluation import evaluate, weights_file
-from hre_torch.training.launch import Training
 from hre_torch.training.runner import Runner
 from hre_torch.training.selective import SelectiveRun
+from tests.training.interrupted import weights_of_whole_and_broken
 
 FORMATS = ("contiguous", "channels_last")
 BFLOAT16, CHANNELS_LAST = (
@@ -113,17 +113,7 @@ def test_a_resumed_run_ends_with_the_same_weights(recipe_of, tmp_path, optimizer
     recipe = recipe_of(
         *BOTH, f"train.optimizer={optimizer}", f"train.momentum={momentum}"
     )
-    with Training.start(recipe, tmp_path / "whole") as training:
-        training.run()
-    with Training.start(recipe, tmp_path / "broken") as training:
-        training.runner.listeners.append(lambda record: training.stop.set())
-        assert training.run() is None
-    with Training.resume(tmp_path / "broken", recipe) as training:
-        training.run()
-    whole, broken = (
-        (tmp_path / name / "weights.safetensors").read_bytes()
-        for name in ("whole", "broken")
-    )
+    whole, broken = weights_of_whole_and_broken(recipe, tmp_path)
     assert whole == broken
 
 

@@ -17,6 +17,7 @@ from hre_torch.errors import RunDirectoryError, UnprotectedWarning
 from hre_torch.recipes import load_recipe
 from hre_torch.training import checkpoint
 from hre_torch.training.checkpoint import (
+    FORMAT,
     Checkpoint,
     decode_checkpoint,
     encode_checkpoint,
@@ -176,7 +177,7 @@ def document(tmp_path_factory):
                 break
         return encode_checkpoint(
             Checkpoint(
-                format=1,
+                format=FORMAT,
                 recipe=b"digest",
                 metrics_bytes=12,
                 transcript_bytes=0,
@@ -198,15 +199,17 @@ def test_a_truncated_checkpoint_is_refused(document, data):
 
 
 def test_a_checkpoint_of_another_version_is_refused(document):
-    later = document.replace(b"\xa6format\x01", b"\xa6format\x02", 1)
-    with pytest.raises(RunDirectoryError, match=r"format 2.*reads format 1"):
+    now, then = (b"\xa6format" + bytes([n]) for n in (FORMAT, FORMAT + 1))
+    later = document.replace(now, then, 1)
+    expected = rf"format {FORMAT + 1}.*reads format {FORMAT}"
+    with pytest.raises(RunDirectoryError, match=expected):
         decode_checkpoint(later)
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_pickle_is_no_checkpoint(protocol):
     with pytest.raises(RunDirectoryError, match="is damaged"):
-        decode_checkpoint(pickle.dumps({"format": 1}, protocol=protocol))
+        decode_checkpoint(pickle.dumps({"format": FORMAT}, protocol=protocol))
 
 
 def test_tensors_keep_their_type_and_shape():
