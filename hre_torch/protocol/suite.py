@@ -64,7 +64,9 @@ class Plan:
         upload_bytes: body of one upload.
         download_bytes: body of one download.
         server_bytes: what the two servers exchange for one recipient.
-        multiplications: phase to number of modular multiplications mod n^2.
+        multiplications: phase to number of modular multiplications mod n^2 that the
+            workers share.
+        unshared: the same for those of one process, however many workers there are.
         table_bytes: role to memory of its fixed-base tables.
         words: Ring-LWE words per upload, in the suite that masks with them.
     """
@@ -74,6 +76,7 @@ class Plan:
     download_bytes: int
     server_bytes: int
     multiplications: Mapping[str, int] = field(default_factory=dict)
+    unshared: Mapping[str, int] = field(default_factory=dict)
     table_bytes: Mapping[str, int] = field(default_factory=dict)
     words: int = 0
 

@@ -37,6 +37,7 @@ _PER_ROUND: Final = 200
 # Phases of which a download takes one call each; `add` belongs to a release, and what
 # else there is to a push.
 _OF_A_DOWNLOAD: Final = ("first_phase", "second_phase", "open")
+_PHASES: Final = ("encrypt", "check", "add", *_OF_A_DOWNLOAD)
 
 
 def multiplication_seconds(parameters: Parameters) -> float:
@@ -182,12 +183,12 @@ def _phase_seconds(
     seconds = {
         phase: one * share * count for phase, count in plan.multiplications.items()
     }
-    if "add" in seconds:
-        # Sums are not spread over workers; a release adds all but its first upload.
-        seconds["add"] = one * plan.multiplications["add"] * additions
+    unshared = {phase: one * count for phase, count in plan.unshared.items()}
     if plan.words:
-        # No worker shares this: the words are treated by one thread.
         for phase, each in word_seconds().items():
-            times = additions if phase == "add" else 1
-            seconds[phase] += each * plan.words * times
-    return seconds
+            unshared[phase] = unshared.get(phase, 0.0) + each * plan.words
+    for phase, each in unshared.items():
+        # A release adds all but its first upload.
+        times = additions if phase == "add" else 1
+        seconds[phase] = seconds.get(phase, 0.0) + each * times
+    return {phase: seconds[phase] for phase in _PHASES if phase in seconds}

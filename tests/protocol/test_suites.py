@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hre_torch.crypto.modulus import load_profile
+from hre_torch.crypto.multi_exponentiation import _chain
 from hre_torch.errors import (
     TaskError,
     TransformError,
@@ -17,6 +18,7 @@ from hre_torch.protocol import messages
 from hre_torch.protocol.envelope import decode, seal
 from hre_torch.protocol.suite import Workload
 from hre_torch.protocol.suites import SUITES
+from hre_torch.protocol.suites.gated import _weighing
 
 T3 = {"min_contributions": 3, "participants": 4, "max_additions": 64}
 PROTECTED = ["paper", "phong", "gated", "hybrid"]
@@ -92,6 +94,19 @@ def test_the_reference_workload_takes_876_plaintexts_and_55_blocks():
     )
     assert plan.plaintexts == 876
     assert plan.upload_bytes == (876 + 55) * 768
+
+
+@pytest.mark.parametrize("blocks", [2, 5, 16, 55, 200])
+def test_what_weights_cost_is_predicted_within_a_fifth(blocks):
+    parameters = load_profile("demo3072")
+    stream = np.random.default_rng(blocks)
+    weights = [int.from_bytes(stream.bytes(16)) for _ in range(blocks)]
+    steps, _, _ = _chain(weights)
+    # A power squares and multiplies; then the product takes one more.
+    each = sum(q.bit_length() + q.bit_count() - 1 for _, _, q in steps)
+    counted = (parameters.lanes + 1) * each
+    assert _weighing(blocks, parameters) == pytest.approx(counted, rel=0.2)
+    assert _weighing(1, parameters) == 0
 
 
 def test_servers_that_compute_different_joint_keys_are_refused():

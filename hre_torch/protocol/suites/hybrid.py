@@ -221,6 +221,7 @@ class HybridSuite(GatedSuite):
             download_bytes=keys.download_bytes + words,
             server_bytes=keys.server_bytes,
             multiplications=keys.multiplications,
+            unshared=keys.unshared,
             table_bytes=keys.table_bytes,
             words=ring.words(workload.n_values),
         )

@@ -224,12 +224,12 @@ class PaperSuite(Suite):
             server_bytes=heads + 2 * lanes,
             multiplications={
                 "encrypt": (plaintexts + layout.blocks) * joint + plaintexts,
-                "add": plaintexts + layout.blocks,
                 "first_phase": plaintexts
                 * (joint + server + small + _ONE_BASE * bits // 256),
                 "second_phase": plaintexts * (small + _POWMOD * bits // 256),
                 "open": plaintexts * _ONE_BASE * bits // 256,
             },
+            unshared={"add": plaintexts + layout.blocks},
             table_bytes={
                 "participant": shared,
                 "dsp": shared

@@ -148,9 +148,9 @@ class PhongSuite(Suite):
             server_bytes=0,
             multiplications={
                 "encrypt": plaintexts * power,
-                "add": plaintexts,
                 "open": plaintexts * power // 4,
             },
+            unshared={"add": plaintexts},
         )
 
     def keygen(
