@@ -6,21 +6,24 @@ study get, and more, so that nobody can say it was held back:
 
 - turns, so that no upload is based on old parameters;
 - as many exchanges as the federated run has, where the paper exchanges once per epoch;
-- the recipe's momentum, anew in every turn, and its learning-rate schedule;
+- the recipe's momentum, anew in every turn, and its learning-rate schedule, as it is
+  when a turn begins;
 - neither bound nor noise, which the paper adds for privacy.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
+from typing import Any, Final
 
+import torch
 from torch import nn
 
 from benchmarks.accuracy.baselines import POINTS, Point, local_step
 from hre_torch.data.images import Data
 from hre_torch.data.partition import Batches
 from hre_torch.optim.flatten import FlatView
-from hre_torch.recipes import Recipe
+from hre_torch.recipes import Recipe, TrainSection
 from hre_torch.training.arithmetic import recipe_model
 from hre_torch.training.assembly import make_batches, steps_of
 from hre_torch.training.evaluation import evaluate
@@ -28,6 +31,8 @@ from hre_torch.training.selective import SelectiveServer, largest
 from hre_torch.training.torch_settings import torch_settings
 
 __all__ = ["selective"]
+
+_SCHEDULED: Final = ("lr", "momentum", "betas")
 
 
 def selective(recipe: Recipe, data: Data, *, share: float) -> list[Point]:
@@ -44,17 +49,18 @@ def selective(recipe: Recipe, data: Data, *, share: float) -> list[Point]:
     everything = sum(totals)
     model = recipe_model(recipe)
     view = FlatView.of(model)
+    schedules = [_schedule(train, total) for total in totals]
     server = SelectiveServer(view.read())
     done, begin, curve = 0, 0, []
     with torch_settings(train):
         while done < everything:
-            for batches, total in zip(shares, totals, strict=True):
+            for batches, total, schedule in zip(shares, totals, schedules, strict=True):
                 steps = range(begin, min(begin + train.push_every, total))
                 if not steps:
                     continue
                 view.write(server.weights)
                 before = view.read()
-                _turn(recipe, model, batches, steps, begin / total)
+                _turn(train, model, batches, steps, schedule[begin])
                 moved = view.read() - before
                 places = largest(moved, share)
                 server.upload(places, moved[places])
@@ -68,14 +74,29 @@ def selective(recipe: Recipe, data: Data, *, share: float) -> list[Point]:
     return curve
 
 
+def _schedule(train: TrainSection, steps: int) -> list[dict[str, Any]]:
+    """Return what the recipe's scheduler asks of the optimizer at every step."""
+    optimizer = train.make_optimizer([nn.Parameter(torch.zeros(1))])
+    scheduler = train.make_scheduler(optimizer, steps)
+    (group,) = optimizer.param_groups
+    wanted = []
+    for _ in range(steps):
+        wanted.append({name: group[name] for name in _SCHEDULED if name in group})
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+    return wanted
+
+
 def _turn(
-    recipe: Recipe, model: nn.Module, batches: Batches, steps: range, progress: float
+    train: TrainSection,
+    model: nn.Module,
+    batches: Batches,
+    steps: range,
+    scheduled: Mapping[str, Any],
 ) -> None:
-    train = recipe.train
     optimizer = train.make_optimizer(model.parameters())
-    if train.schedule == "cosine":
-        # What torch's CosineAnnealingLR has at the beginning of this turn.
-        for group in optimizer.param_groups:
-            group["lr"] *= (1 + math.cos(math.pi * progress)) / 2
+    for group in optimizer.param_groups:
+        group.update(scheduled)
     for step in steps:
         local_step(model, optimizer, batches, step, train)

@@ -10,7 +10,7 @@ from benchmarks.accuracy import program
 from benchmarks.accuracy.baselines import alone, pooled
 from benchmarks.accuracy.matrix import Case, Cell, cells_of, expected_seconds
 from benchmarks.accuracy.page import markdown
-from benchmarks.accuracy.selective import selective
+from benchmarks.accuracy.selective import _schedule, selective
 from benchmarks.accuracy.summary import Outcome, summarise
 from benchmarks.accuracy.training import train_cell
 from hre_torch.training.assembly import load_recipe_data
@@ -45,6 +45,25 @@ def test_who_shares_less_learns_something_else(digits):
     recipe, data = digits
     curves = [selective(recipe, data, share=share) for share in (0.01, 0.1, 1.0)]
     assert len({curve[-1].accuracy for curve in curves}) == 3
+
+
+def test_selective_sgd_has_the_learning_rates_of_the_recipe(digits):
+    recipe, _ = digits
+    rates = {
+        schedule: [
+            step["lr"] / recipe.train.lr
+            for step in _schedule(
+                recipe.train.model_copy(update={"schedule": schedule}), 100
+            )
+        ]
+        for schedule in ("none", "cosine", "onecycle")
+    }
+    assert rates["none"] == [1.0] * 100
+    assert rates["cosine"][0] == 1.0
+    assert rates["onecycle"][0] == pytest.approx(0.04)
+    assert max(rates["onecycle"]) == pytest.approx(1.0, abs=0.01)
+    assert rates["cosine"][-1] < 0.01
+    assert rates["onecycle"][-1] < 0.01
 
 
 def test_alone_is_the_first_participants_share(digits):
