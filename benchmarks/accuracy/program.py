@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         status = 0
         try:
-            for cell, record in _train(missing, options):
+            for cell, record in _train([] if options.tables else missing, options):
                 records.put(cell, record)
                 told = f"{cell.key}: {_told(record)}, {record['seconds']:.0f} s"
                 print(told, flush=True)
@@ -110,7 +110,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--image-folder", help="CIFAR-10 as train/CLASS/*.jpg and test/CLASS/*.jpg"
     )
-    parser.add_argument("--plan", action="store_true", help="say the hours and stop")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--plan", action="store_true", help="say the hours and stop")
+    only.add_argument(
+        "--tables", action="store_true", help="train nothing, write what is there"
+    )
     return parser
 
 

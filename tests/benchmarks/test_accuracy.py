@@ -106,6 +106,13 @@ def test_a_study_is_written_once_and_goes_on_where_it_stopped(tmp_path, small, c
     assert trained["curve"] == lost["curve"]
 
 
+def test_tables_are_written_of_what_is_there(tmp_path, small, capsys):
+    command = ["--reduced", "--out", str(tmp_path), "--tables"]
+    assert program.main(command) == 0
+    assert "5 trainings, 0 done" in capsys.readouterr().out
+    assert json.loads((tmp_path / "accuracy.json").read_text())["cells"] == {}
+
+
 def test_trainings_of_another_machine_are_taken_over(tmp_path, small, capsys):
     there, here = tmp_path / "there", tmp_path / "here"
     assert program.main(["--reduced", "--out", str(there)]) == 0
