@@ -41,7 +41,7 @@ PUBLISHED: Final = (
 
 WHY_THEY_DIFFER: Final = """\
 They are no targets and not the same experiment. Networks differ, and so do optimizers
-(ours have momentum and a cosine schedule), batches, the number of participants and of
+(ours have momentum and a schedule), batches, the number of participants and of
 images that each of them holds, on which "alone" depends most; the published curves go
 on for more epochs than the few that are given here to every method; and our selective
 SGD exchanges after some steps, not after an epoch. What can be compared is the order
