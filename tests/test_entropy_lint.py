@@ -22,11 +22,10 @@ SEEDED = {
     "attacks/scene.py": "what the victims of a demonstration upload",
     "data/load.py": "which pictures belong to a subset, and the split of the digits",
     "data/partition.py": "who owns which pictures, their order and augmentation",
-    "deployment/participation.py": "torch's own stream (dropout), kept across a kill",
     "encoding/fixed_point.py": "stochastic rounding of values that are sealed later",
     "models.py": "a model's first weights, which everybody knows",
-    "training/runner.py": "torch's own stream (dropout), seeded, kept across a restart",
     "training/schedule.py": "simulated speeds of participants",
+    "training/torch_settings.py": "torch's own stream (dropout), kept across a restart",
 }
 """Files that draw from other generators, and the non-secret that each one draws."""
 
@@ -39,6 +38,7 @@ GENERATORS = (
     *("torch.Generator", "torch.default_generator", "torch.normal", "torch.bernoulli"),
     *("torch.multinomial", "torch.poisson", "torch.get_rng_state"),
     *("torch.set_rng_state", "torch.cuda.manual_seed", "torch.distributions"),
+    *("torch.cuda.get_rng_state", "torch.cuda.set_rng_state"),
     *("uuid.uuid1", "uuid.uuid4", "tempfile.mktemp", "lightning.seed_everything"),
     *("phe.generate_paillier_keypair", "phe.paillier.generate_paillier_keypair"),
     *("phe.util.getprimeover", "phe.util.random"),
