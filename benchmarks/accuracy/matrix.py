@@ -2,12 +2,12 @@
 
 A cell is one training. Its recipe is the network's of `recipes/`, changed as little as
 the comparison asks for: batches of which four participants' together are as large as a
-pooled one, t = 4/5 P (where all are equally fast, a mean over t moves the model P / t
-times as far as one update), and a pull after every push. All participants are equally
-fast but for the schedule's jitter. Who is faster finishes its epochs earlier, and where
-splits are uneven the model forgets its classes while the others go on: with the
-recipe's speeds `mnist_mlp` fell from 91.4 % to 85.4 % in the last two of 18 epochs
-(four participants, Dirichlet 0.3).
+pooled one (a crowd's may be smaller), t = 4/5 P (where all are equally fast, a mean
+over t moves the model P / t times as far as one update), and a pull after every push.
+All participants are equally fast but for the schedule's jitter. Who is faster finishes
+its epochs earlier, and where splits are uneven the model forgets its classes while the
+others go on: with the recipe's speeds `mnist_mlp` fell from 91.4 % to 85.4 % in the
+last two of 18 epochs (four participants, Dirichlet 0.3).
 """
 
 from __future__ import annotations

@@ -24,13 +24,14 @@ optimizer and learning rate, in batches of which four participants' together are
 large as a pooled one, and computes as precisely: convolutional networks pass forward in
 bfloat16 under torch's autocast, with parameters, gradients and exchange in float32;
 perceptrons use float32. With 30 participants `cifar_cnn` trains in batches of 8 and
-exchanges every 4 steps, whatever the method; everywhere else the recipes say how often.
+exchanges every 4 steps, whatever the method: as with 4 participants, federated training
+came to 56.63 % (seed 0) and was behind selective 1 % with 65.04 %.
 
 | method | what it is |
 |---|---|
 | pooled | plain torch on everybody's images in one place |
 | federated | `HREOptimizer`, asynchronous, in suite `plain`: encrypted training has the same weights bit for bit |
-| selective | plaintext baseline of Shokri and Shmatikov (2015): participants in turn upload the 10 % or 1 % of their changes that are largest, as often as the federated run pushes, with its momentum and never stale: stronger than published |
+| selective | plaintext baseline of Shokri and Shmatikov (2015): participants in turn upload the 10 % or 1 % of their changes that are largest, as often as the federated run pushes, with its momentum and schedule and never stale |
 | alone | the first participant without anybody else |
 """  # noqa: E501
 

@@ -1,8 +1,8 @@
-"""Selective SGD of Shokri and Shmatikov at its best: participants in turn, never stale.
+"""Selective SGD of Shokri and Shmatikov: participants in turn, never stale.
 
 `hre_torch.training.selective` plays it in the asynchronous order of a federated run and
 at a constant learning rate, as published. Here it gets what the other methods of the
-study get, and more, so that nobody can say it was held back:
+study get, though its learning rate is theirs and was not chosen for it:
 
 - turns, so that no upload is based on old parameters;
 - as many exchanges as the federated run has, where the paper exchanges once per epoch;

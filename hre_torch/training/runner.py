@@ -128,8 +128,7 @@ class Runner:
 
     def state(self) -> RunState:
         """Return what a resumed run needs; to be called in a pause."""
-        if self._started is not None:
-            self._random_state = random_state(self.recipe.train)
+        running = self._started is not None
         return RunState(
             federation=self.federation.state(),
             schedule=self._schedule.state(),
@@ -137,7 +136,9 @@ class Runner:
             evaluations=self._evaluations,
             seconds=self.seconds,
             phases=self.book.totals,
-            random_state=self._random_state,
+            random_state=(
+                random_state(self.recipe.train) if running else self._random_state
+            ),
         )
 
     def released_model(self) -> nn.Module:
