@@ -33,8 +33,9 @@ from hre_torch.protocol.task import Task
 
 __all__ = ["SnapshotRelay"]
 
-_KEPT_VERSIONS: Final = 64
-"""Versions whose witnesses are kept; a snapshot of older weights is of no use."""
+_MOST_RELEASES: Final = 64
+"""Age of the oldest weights whose witnesses are kept, where S allows older ones: by
+then a snapshot of them has long been asked for anew."""
 
 
 @dataclass
@@ -93,13 +94,22 @@ class SnapshotRelay:
         ]
 
     def witness(self, upload: Envelope[Upload]) -> None:
-        """Keep who vouches for the weights that a checked upload is based on."""
+        """Keep who vouches for the weights that a checked upload is based on.
+
+        Witnesses for weights that are more than S releases older than those of any
+        other upload go: on a snapshot of these nobody could go on. So does a snapshot
+        for the upload's sender, who has weights by now.
+        """
         header = upload.header
+        self._asked.pop(header.sender, None)
         version = self._witnesses.setdefault(header.base_version, {})
         version[header.sender] = Witness(
             upload.header_bytes, upload.proof, upload.signature
         )
-        for old in sorted(self._witnesses)[:-_KEPT_VERSIONS]:
+        oldest = max(self._witnesses) - min(
+            self.task.config.staleness_bound, _MOST_RELEASES
+        )
+        for old in [kept for kept in self._witnesses if kept < oldest]:
             del self._witnesses[old]
 
     def ask(self, message: bytes, request: Envelope[SnapshotRequest]) -> None:
