@@ -96,9 +96,9 @@ class SnapshotRelay:
     def witness(self, upload: Envelope[Upload]) -> None:
         """Keep who vouches for the weights that a checked upload is based on.
 
-        Witnesses for weights that are more than S releases older than those of any
-        other upload go: on a snapshot of these nobody could go on. So does a snapshot
-        for the upload's sender, who has weights by now.
+        Witnesses for weights more than S releases older than the newest that an upload
+        is based on go, since a snapshot of these would be too old to push upon. So does
+        a snapshot for the upload's sender, who has weights by now.
         """
         header = upload.header
         self._asked.pop(header.sender, None)
