@@ -357,3 +357,28 @@ def test_the_services_import_no_torch():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout == "set()\n", run.stderr
+
+
+class ModulesSought:
+    """A finder that finds nothing, and keeps what Python looks for."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        self.names.append(name)
+
+
+def test_once_under_way_the_servers_look_for_no_module(serve_http, monkeypatch):
+    """httpcore sought `sniffio` several times a message: time, and holes in memory."""
+    sessions = serve_http("hybrid").join_all()
+    sought = ModulesSought()
+    monkeypatch.setattr(sys, "meta_path", [sought, *sys.meta_path])
+    for fill in (1, 2):
+        sought.names.clear()
+        for session in sessions:
+            session.push(same(fill))
+        for session in sessions:
+            session.pull()
+    assert sessions[0].version == 2
+    assert sought.names == []

@@ -62,6 +62,8 @@ def test_growth_is_that_of_the_second_half():
 def test_64_participants_and_200_releases_meet_no_error_and_cost_no_memory(tmp_path):
     crowd = measure_crowd(64, 200, 200, profile="toy-insecure", folder=tmp_path)
     print(json.dumps(crowd.record(), indent=1))
+    for role, readings in crowd.memory.items():
+        print(role, *(f"{version}: {mib:.1f}" for version, mib in readings[::20]))
     assert crowd.errors == []
     assert len(crowd.push) >= 200 * 32
     assert max(crowd.slope("dsp") or 0.0, crowd.slope("kts") or 0.0) < 1.0
