@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from hre_torch import Federation, HREOptimizer, errors
 from hre_torch.aggregators import AGGREGATORS
 from hre_torch.cli import app
+from hre_torch.optim import GaussianNoise
 from hre_torch.recipes import DataSection, ModelSection, Recipe, TrainSection
 
 ROOT = Path(__file__).parents[1]
@@ -206,6 +207,39 @@ def test_the_weighted_average_trains():
     script["optimizer"].step()
     assert script["optimizer"].session.pending == 1
     assert not torch.equal(model[0].weight, before)
+    script["federation"].close()
+
+
+def test_noise_is_added_and_counted(capsys):
+    (code,) = blocks("Differential privacy", "python")
+    model = Net()
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    script = {"Federation": Federation, "HREOptimizer": HREOptimizer, "model": model}
+    script |= {"inner": inner}
+    assert "# ... train ..." in code
+    exec(code.replace("# ... train ...", "optimizer.push()"), script)
+    script["federation"].close()
+    assert float(capsys.readouterr().out) == GaussianNoise(4.0).epsilon(1, 1e-5)
+    for releases in (1, 100):
+        assert f"{GaussianNoise(4.0).epsilon(releases, 1e-5):.1f} after" in README
+
+
+# What Opacus and torch's hooks remark on each other is no matter of ours.
+@pytest.mark.filterwarnings("ignore")
+def test_the_optimizer_of_opacus_is_wrapped():
+    opacus = pytest.importorskip("opacus")
+    (diff,) = blocks("Differential privacy", "diff")
+    data = TensorDataset(torch.ones(64, 4), torch.zeros(64, 2))
+    script = {"torch": torch, "PrivacyEngine": opacus.PrivacyEngine, "model": Net()}
+    script |= {"Federation": Federation, "HREOptimizer": HREOptimizer}
+    script |= {"loader": DataLoader(data, batch_size=16)}
+    exec(new_side(diff), script)
+    model, optimizer = script["model"], script["optimizer"]
+    for images, labels in script["loader"]:
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(model(images), labels).backward()
+        optimizer.step()
+    assert optimizer.session.statistics.pushes > 0
     script["federation"].close()
 
 
