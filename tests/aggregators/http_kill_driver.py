@@ -151,7 +151,7 @@ class Killer:
 
     Args:
         victims: who dies, together.
-        kills: how often.
+        kills: how often at least; what was planned may not come.
         generator: of moments.
     """
 
@@ -159,28 +159,38 @@ class Killer:
         self, victims: list[Served], kills: int, generator: random.Random
     ) -> None:
         self._victims = victims
-        self.left = kills
+        self._kills = kills
+        self._planned = 0
         self._generator = generator
         self._places = list(POINTS)
         generator.shuffle(self._places)
         signal.signal(signal.SIGALRM, lambda *_: self._strike())
 
+    @property
+    def done(self) -> bool:
+        """Whether every victim has died so often."""
+        return all(len(victim.deaths) >= self._kills for victim in self._victims)
+
     def think(self) -> None:
         """Before a call: let the victims die in it, or soon, or at a named place."""
-        if not self.left or self._generator.random() < 0.3:
+        if self.done or self._generator.random() < 0.3:
             return
-        self.left -= 1
-        if self.left % 2:
+        self._planned += 1
+        if self._planned % 2:
             signal.setitimer(
                 signal.ITIMER_REAL, 0.001 + 0.03 * self._generator.random()
             )
             return
         # A place is armed at the start of a server, so this one dies twice.
-        place = self._places[self.left // 2 % len(self._places)]
+        place = self._places[self._planned // 2 % len(self._places)]
         passes = 1 if place.startswith("start") else self._generator.choice([1, 2, 3])
         for victim in self._victims:
             victim.armed = (place, passes)
         self._strike()
+
+    def rest(self) -> None:
+        """Let what is planned for a later moment not come."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _strike(self) -> None:
         for victim in self._victims:
@@ -207,7 +217,7 @@ class Federation:
         In the end everything is released: four participants, three uploads a release.
         """
         turn = 0
-        while self._killer.left or turn % 3:
+        while not self._killer.done or turn % 3:
             for index, session in enumerate(self.sessions):
                 values = update(session, 10 * turn + index)
                 self._killer.think()
@@ -218,6 +228,7 @@ class Federation:
                 # The order of uploads is fixed, so it is known what is due.
                 while session.version < 4 * turn // 3:
                     self._until_answered(session.pull, session.pull)
+        self._killer.rest()
         return turn
 
     def _until_answered(
