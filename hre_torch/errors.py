@@ -52,6 +52,7 @@ __all__ = [
     "InvalidElementError",
     "KeyFileError",
     "LayoutError",
+    "LostWorkerWarning",
     "MessageError",
     "MissingExtraError",
     "ModulusError",
@@ -212,6 +213,10 @@ class StoreError(AggregatorError):
 
 class HREWarning(UserWarning):
     """Base of every warning that hre_torch issues."""
+
+
+class LostWorkerWarning(HREWarning):
+    """A worker process was killed; its arithmetic goes on in one thread."""
 
 
 class UnprotectedWarning(HREWarning):

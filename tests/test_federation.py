@@ -46,6 +46,8 @@ def test_join_takes_a_name_or_the_next_who_is_missing():
         ({"max_additions": 1, "min_contributions": 2}, TaskError, "raise max_add"),
         ({"staleness_bound": 0}, TaskError, "staleness_bound"),
         ({"clip": -1.0}, TaskError, "clip"),
+        ({"combine": "avg"}, TaskError, "combine is"),
+        ({"assumed_colluders": -3}, TaskError, "assumed_colluders"),
         ({"value_bits": 99}, TaskError, "value_bits"),
         ({"suite": "papre"}, UnknownPluginError, "did you mean 'paper'"),
         ({"profile": "rsa-2048"}, ModulusError, "rsa2048"),

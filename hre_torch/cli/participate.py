@@ -46,12 +46,17 @@ def participate(
     from hre_torch.deployment.memory import Memory
     from hre_torch.deployment.participation import train_participant
     from hre_torch.deployment.roster_file import read_roster
+    from hre_torch.errors import RunDirectoryError
     from hre_torch.recipes import load_recipe
 
     file = read_roster(roster)
     overrides = [f"suite={file.suite}", f"participants={len(file.participants)}"]
     loaded = load_recipe(recipe, [*overrides, *(override or [])])
 
+    if out is not None and not out.parent.is_dir():
+        raise RunDirectoryError(
+            f"there is no folder {out.parent} for --out; make it, or name another file"
+        )
     memory = None if state is None else Memory(state)
 
     def report(record: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import time
 from collections.abc import Callable
 from functools import partial
@@ -28,9 +29,11 @@ from hre_torch.deployment.roster_file import (
     task_of,
 )
 from hre_torch.deployment.starting import starting_state
+from hre_torch.durable_files import replace_file
 from hre_torch.errors import (
     AggregatorError,
     LayoutError,
+    RunDirectoryError,
     SnapshotNeededError,
     WrongTaskError,
 )
@@ -213,18 +216,32 @@ def read_weights(path: Path) -> npt.NDArray[np.int64]:
     """
     try:
         weights = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise LayoutError(
             f"{path} holds no weights ({error}); name the file that `hre-torch roster "
             "sign` wrote"
         ) from error
-    return np.asarray(weights, dtype=np.int64)
+    if not isinstance(weights, np.ndarray) or weights.dtype != np.int64:
+        kind = getattr(weights, "dtype", type(weights).__name__)
+        raise LayoutError(
+            f"{path} holds {kind}, but weights are int64 at scale 2^fraction_bits; "
+            "name a file that `roster sign` or `participate --out` wrote"
+        )
+    return weights
 
 
 def write_weights(path: Path, weights: npt.NDArray[np.int64]) -> None:
-    """Write weights at scale 2^f, int64, shape `(n_values,)`, as a .npy file."""
-    with path.open("wb") as file:
-        np.save(file, weights.astype("<i8", copy=False), allow_pickle=False)
+    """Write weights at scale 2^f, int64, shape `(n_values,)`, as a .npy file.
+
+    Raises:
+        RunDirectoryError: the file cannot be written; an older one is as it was.
+    """
+    buffer = io.BytesIO()
+    np.save(buffer, weights.astype("<i8", copy=False), allow_pickle=False)
+    try:
+        replace_file(path, buffer.getvalue())
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _check_served(link: HTTPAggregator, task: Task) -> None:

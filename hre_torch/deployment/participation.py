@@ -31,6 +31,7 @@ from hre_torch.training.assembly import load_recipe_data, make_batches, steps_of
 from hre_torch.training.checkpoint import recipe_digest
 from hre_torch.training.evaluation import evaluate, released_model
 from hre_torch.training.learner import Learner
+from hre_torch.training.state import LearnerState
 from hre_torch.training.torch_settings import random_state, restore_random_state
 
 __all__ = ["Participation", "check_recipe", "propose_recipe", "train_participant"]
@@ -188,7 +189,7 @@ def train_participant(
         state=None if past is None else past.learner,
     )
 
-    def remembered(step: int) -> Remembered:
+    def remembered(step: int, left: LearnerState | None = None) -> Remembered:
         """Return where this participant stands before a local step."""
         return Remembered(
             cfg=session.task.cfg,
@@ -196,7 +197,7 @@ def train_participant(
             recipe=digest,
             step=step,
             session=session.state(),
-            learner=learner.state(),
+            learner=learner.state() if left is None else left,
             random_state=random_state(recipe.train),
         )
 
@@ -215,11 +216,13 @@ def train_participant(
             seconds = round(time.perf_counter() - started, 3)
             report(_epoch_record(session, learner, epoch, seconds))
     learner.flush()
+    # Releases that come now move the weights below what the learner knows of them.
+    left = learner.state()
     _catch_up(session)
     if memory is not None and part + 1 == parts:
         memory.forget()
     elif memory is not None:
-        memory.keep(remembered(max(first, end)))
+        memory.keep(remembered(max(first, end), left))
     model = released_model(learner.model, session, recipe.buffers)
     score = evaluate(model, data.test, recipe.train)
     return Participation(score.accuracy, session.version, session.released())

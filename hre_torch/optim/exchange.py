@@ -185,13 +185,17 @@ class Exchange:
         with self._session.observe("quantise"):
             factor = self._factor()
             values = self._quantised(factor)
+        number = self._session.sequence
         try:
             sequence = self._session.push(self._noisy(values))
         except AggregatorError:
-            before = self.model.local.copy()
-            self._leave_over(values, factor)
-            self._unacknowledged = before - self.model.local
-            self.model.local = before
+            # It may be an earlier upload that did not get through; then this one was
+            # not sealed, and nothing of it may leave `local`.
+            if self._session.sequence != number:
+                before = self.model.local.copy()
+                self._leave_over(values, factor)
+                self._unacknowledged = before - self.model.local
+                self.model.local = before
             raise
         self._leave_over(values, factor)
         self._load()

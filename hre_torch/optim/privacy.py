@@ -7,14 +7,17 @@ a sum by no more than
 
 where m divides an update before it is quantised (t in a mean, 1 in a sum), n is the
 number of values and r what rounding moves one of them by (1/2 to the nearest, 1
-stochastically). Every participant adds a discrete Gaussian of variance
+stochastically). A release may hold up to Q pushes of one participant (`pending_limit`),
+which together move it by Q S. Every push gets a discrete Gaussian of variance
 
-    (z S)^2 / (t - c)
+    (z Q S)^2 / (t - c - 1 + Q)
 
-to each value. So the t - c honest pushes that a release has at least carry noise of
-width z S together, even if c colluding participants add none.
+on each value. So a participant's Q pushes and the other t - c - 1 honest ones that such
+a release has at least carry noise of width z Q S together, even if c colluding
+participants add none. With k < Q pushes less noise meets less movement, and the ratio
+is no smaller, since k^2 / (t - c - 1 + k) grows with k.
 
-A Gaussian of width z S on a sum of sensitivity S is (alpha, alpha / (2 z^2))-Rényi
+A Gaussian of width z D on a sum of sensitivity D is (alpha, alpha / (2 z^2))-Rényi
 differentially private for every alpha > 1, T releases add up, and with the best alpha
 
     epsilon = T / (2 z^2) + sqrt(2 T ln(1/delta)) / z.
@@ -77,10 +80,10 @@ class GaussianNoise:
             )
 
     def width(self, task: Task, clip: float | None, rounding_error: float) -> float:
-        """Return the width of one participant's noise, in units of the quantiser.
+        """Return the width of the noise on one push, in units of the quantiser.
 
         Args:
-            task: its t, c, f, b and n.
+            task: its t, c, f, b, n and Q.
             clip: C, L2 bound of an update.
             rounding_error: r, 0.5 to the nearest and 1 stochastically.
 
@@ -94,6 +97,11 @@ class GaussianNoise:
             raise UnsupportedError(
                 "noise needs a bound to be calibrated to; set clip, the L2 bound of an "
                 "update."
+            )
+        if config.clip is not None and clip > config.clip:
+            raise UnsupportedError(
+                f"clip is {clip}, the task announces {config.clip}, and everybody's "
+                "noise is calibrated to that; use the task's or a smaller one."
             )
         if config.combine == "weighted":
             raise UnsupportedError(
@@ -110,7 +118,8 @@ class GaussianNoise:
         divisor = config.min_contributions if config.combine == "mean" else 1
         sensitivity = clip * point.scale / divisor
         sensitivity += rounding_error * math.sqrt(config.n_params)
-        width = self.multiplier * sensitivity / math.sqrt(honest)
+        pushes = config.pending_limit
+        width = self.multiplier * pushes * sensitivity / math.sqrt(honest - 1 + pushes)
         most = point.limit / _WIDTHS_IN_RANGE
         if not _LEAST_WIDTH <= width <= most:
             bits = math.ceil(math.log2(_WIDTHS_IN_RANGE * max(width, 1.0) + 1)) + 1
@@ -118,7 +127,9 @@ class GaussianNoise:
                 f"noise of width {width:.1f} does not fit values of "
                 f"{config.value_bits} bits at 2^-{config.fraction_bits}, where it must "
                 f"lie between {_LEAST_WIDTH} and {most:.1f}; make the task with "
-                f"value_bits={bits}, other fraction_bits, or a smaller clip."
+                f"value_bits={bits}, other fraction_bits, a smaller clip, or fewer "
+                f"than {pushes} pushes of one participant per release: max_additions="
+                f"{len(task.roster.participants)} allows one."
             )
         return width
 

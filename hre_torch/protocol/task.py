@@ -201,6 +201,10 @@ def _rules_of_release(task: Task) -> Iterator[tuple[bool, str]]:
         "(Q)",
     )
     yield (
+        config.assumed_colluders >= 0,
+        f"assumed_colluders (c) is {config.assumed_colluders}; it must be >= 0",
+    )
+    yield (
         config.staleness_bound >= 1,
         f"staleness_bound (S) is {config.staleness_bound}; it must be >= 1",
     )
@@ -213,6 +217,10 @@ def _rules_of_training(task: Task) -> Iterator[tuple[bool, str]]:
         config.n_params >= 1 and config.n_buffers >= 0,
         f"a task of {config.n_params} parameters and {config.n_buffers} buffers has "
         "nothing to train",
+    )
+    yield (
+        config.combine in ("sum", "mean", "weighted"),
+        f"combine is {config.combine!r}; it must be 'sum', 'mean' or 'weighted'",
     )
     yield (
         config.clip is None or (math.isfinite(config.clip) and config.clip > 0),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from itertools import pairwise
 from typing import Any, TypeVar
 
-from hre_torch.errors import ConfigurationError
+from hre_torch.errors import ConfigurationError, LostWorkerWarning
 
 __all__ = ["Workers"]
 
@@ -72,11 +73,23 @@ class Workers:
         if self._executor is None or chunks <= 1:
             return _map_chunk(function, items, shared)
         bounds = [len(items) * i // chunks for i in range(chunks + 1)]
-        futures = [
-            self._executor.submit(_map_chunk, function, items[low:high], shared)
-            for low, high in pairwise(bounds)
-        ]
-        return [result for future in futures for result in future.result()]
+        try:
+            futures = [
+                self._executor.submit(_map_chunk, function, items[low:high], shared)
+                for low, high in pairwise(bounds)
+            ]
+            return [result for future in futures for result in future.result()]
+        except BrokenExecutor:
+            # A pool that lost a process takes no more work; forking a new one is not
+            # safe by now. The functions are pure, so this thread does it all again.
+            self._executor = None
+            warnings.warn(
+                "a worker process was killed, perhaps for its memory; arithmetic goes "
+                "on in one thread until this process is restarted",
+                LostWorkerWarning,
+                stacklevel=2,
+            )
+            return _map_chunk(function, items, shared)
 
     def close(self) -> None:
         """End the executor, if there is one."""

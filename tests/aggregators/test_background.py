@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from hre_torch.aggregators.http import BackgroundSession
 from hre_torch.errors import (
@@ -15,6 +16,7 @@ from hre_torch.errors import (
     EquivocationError,
     StaleUploadError,
 )
+from hre_torch.optim import HREOptimizer
 from tests.aggregators.contract import same, update
 
 
@@ -108,6 +110,59 @@ def test_an_update_under_way_is_part_of_the_weights_in_use(
     session._again.append(session._pending.pop(0).astype(np.int32))
     assert (session.weights() - start == full).all()
     gate.set()
+
+
+def test_an_update_that_met_an_earlier_ones_failure_is_pushed_later(sessions):
+    """`push` raises about an earlier upload; what was to be pushed now stays local."""
+    model = torch.nn.Linear(30, 2)
+    session = sessions(combine="sum")[0]
+    optimizer = HREOptimizer(
+        torch.optim.SGD(model.parameters(), lr=0.125), session, pull_every=1000
+    )
+    submit, lost = session._backend.submit, []
+
+    def fail(upload):
+        lost.append(upload)
+        raise AggregatorError("not now")
+
+    def step():
+        optimizer.zero_grad()
+        model(torch.ones(1, 30)).sum().backward()
+        optimizer.step()
+
+    session._backend.submit = fail
+    start = session.weights()[0] / 2**16
+    step()
+    eventually(lambda: not session._answers.empty())
+    session._backend.submit = submit
+    with pytest.raises(AggregatorError, match="not now"):
+        step()
+    for _ in range(2):
+        step()
+        session.resend()
+    assert len(lost) == 1
+    assert float(model.weight[0, 0].detach()) == start - 4 * 0.125
+    assert session.weights()[0] / 2**16 == start - 4 * 0.125
+
+
+def test_closing_while_an_upload_fails_does_not_wait_for_ever(sessions):
+    session = sessions()[0]
+    trying, gate = threading.Event(), threading.Event()
+
+    def fail(upload):
+        trying.set()
+        gate.wait(10)
+        raise AggregatorError("not now")
+
+    session._backend.submit = fail
+    session.push(same(1))
+    assert trying.wait(10)
+    closing = threading.Thread(target=session.close, daemon=True)
+    closing.start()
+    eventually(session._retry.is_set)
+    gate.set()
+    closing.join(10)
+    assert not closing.is_alive()
 
 
 def test_q_updates_under_way_give_back_pressure(sessions):

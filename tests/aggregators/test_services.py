@@ -44,6 +44,14 @@ def refusal_of(response: httpx.Response) -> Refusal:
     return decode(response.content, Refusal, max_bytes=0).header
 
 
+class Unread:
+    """A message that no KTS is there to read."""
+
+    @staticmethod
+    def encode() -> bytes:
+        return b"nothing"
+
+
 def test_health_and_readiness_are_shown(serve_http):
     deployment = serve_http("plain")
     for url in (deployment.url, deployment.kts_url):
@@ -297,6 +305,46 @@ def test_an_upload_that_met_a_dead_kts_is_forwarded_when_both_are_back(
         assert session.pending == 1
         assert len(service._role._ledger.unreleased()) == 1
         session.close()
+
+
+def test_a_dsp_is_ready_only_while_the_kts_answers(cleanup, toy_may_be_served):
+    federation = cleanup.enter_context(federate("plain"))
+    task, secrets = federation.task, federation._secrets
+
+    def serve_kts(port=0):
+        kts = key_transform(task, secrets["kts"])
+        return running.hosted(kts.app, task.parameters, port=port)
+
+    def await_status(url, status):
+        deadline = time.monotonic() + 10
+        while httpx.get(f"{url}/readyz").status_code != status:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    with serve_kts() as kts_url:
+        port = int(kts_url.split(":")[-1])
+    # Nothing is pending, so that there is nothing to ask of a KTS that is not there.
+    dsp = data_service(task, secrets["dsp"], kts_url=kts_url)
+    url = cleanup.enter_context(running.hosted(dsp.app, task.parameters))
+    time.sleep(0.5)
+    await_status(url, 503)
+    with serve_kts(port):
+        await_status(url, 200)
+        link = HTTPAggregator(
+            "p0",
+            url=url,
+            task=task,
+            secret=secrets["p0"],
+            policy=RetryPolicy(attempts=1, timeout=20),
+        )
+        cleanup.callback(link.close)
+    dsp._role.next_range = lambda *arguments, **options: (0, 1)
+    dsp._role.begin = lambda *arguments: Unread
+    with pytest.raises(AggregatorError):
+        list(link.fetch(0))
+    assert httpx.get(f"{url}/readyz").status_code == 503
+    with serve_kts(port):
+        await_status(url, 200)
 
 
 def test_what_comes_while_a_release_is_signed_is_released_without_another_upload(

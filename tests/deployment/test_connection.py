@@ -21,6 +21,7 @@ from hre_torch.errors import (
     AggregatorError,
     KeyFileError,
     LayoutError,
+    RunDirectoryError,
     TaskError,
     WrongTaskError,
 )
@@ -244,3 +245,25 @@ def test_a_saved_state_goes_on_where_it_stopped(make_hosted_site):
     resumed = site.connect("p0", state=state)
     assert (resumed.version, resumed.pending) == (1, 1)
     assert (resumed.weights() == sessions[0].weights()).all()
+
+
+@pytest.mark.parametrize(
+    "weights", [np.array([0.3, -0.7, 1.5]), np.arange(3, dtype="i4")]
+)
+def test_weights_of_another_type_are_refused(tmp_path, weights):
+    np.save(tmp_path / "w.npy", weights)
+    with pytest.raises(LayoutError, match="int64"):
+        read_weights(tmp_path / "w.npy")
+
+
+def test_what_is_no_file_of_weights_is_refused(tmp_path):
+    (tmp_path / "empty.npy").touch()
+    np.savez(tmp_path / "several.npz", a=np.arange(3))
+    for name in ("empty.npy", "several.npz"):
+        with pytest.raises(LayoutError, match=name):
+            read_weights(tmp_path / name)
+
+
+def test_weights_that_cannot_be_written_are_said(tmp_path):
+    with pytest.raises(RunDirectoryError, match="cannot write"):
+        write_weights(tmp_path / "missing" / "w.npy", np.arange(3))

@@ -47,6 +47,7 @@ def make(federation, network, *, participants=4, **options):
         "min_contributions": 4,
         "assumed_colluders": 1,
         "combine": "mean",
+        "max_additions": 4,
     } | options
     return federation(network(), participants=participants, **options)
 
@@ -60,7 +61,9 @@ def test_the_honest_part_of_a_release_carries_the_noise_that_was_promised(
     federation, network
 ):
     noise, pushes = GaussianNoise(2.0), []
-    together = make(federation, network)
+    # A release may hold 16 updates of each, and all of them are to be protected.
+    together = make(federation, network, max_additions=64)
+    assert together.task.config.pending_limit == 16
     for _ in range(4):
         session = together.join()
         seal = session.push
@@ -78,13 +81,17 @@ def test_the_honest_part_of_a_release_carries_the_noise_that_was_promised(
     honest = 4 - 1
     # 57 values a push; the estimate's deviation is 1 / sqrt(2 N) of the width.
     assert values.size >= 57 * 4 * 8
-    joint = values.std() * math.sqrt(honest)
-    assert abs(joint / (2.0 * sensitivity) - 1) < 4 / math.sqrt(2 * values.size)
+    for own in (1, 16):
+        # With so many of one participant's updates and one of the other honest ones.
+        joint = values.std() * math.sqrt(honest - 1 + own)
+        least = 2.0 * own * sensitivity
+        assert joint > least * (1 - 4 / math.sqrt(2 * values.size))
+    assert joint == pytest.approx(least, rel=4 / math.sqrt(2 * values.size))
 
 
 def test_error_feedback_does_not_take_the_noise_back(federation, network):
     model = network()
-    together = federation(model, clip=0.05)
+    together = federation(model, clip=0.05, max_additions=1)
     before = torch.cat([p.detach().flatten() for p in model.parameters()])
     optimizer = optimizer_of(together, model, GaussianNoise(1.0))
     optimizer.push()
@@ -118,6 +125,12 @@ def test_noise_that_cannot_be_calibrated_is_refused(options, says, federation, n
         optimizer_of(
             make(federation, network, **options), network(), GaussianNoise(0.5)
         )
+
+
+def test_a_larger_bound_than_the_tasks_is_refused_with_noise(federation, network):
+    together = make(federation, network)
+    with pytest.raises(UnsupportedError, match="announces"):
+        optimizer_of(together, network(), GaussianNoise(1.0), clip=0.1)
 
 
 def test_a_multiplier_that_is_no_multiplier_is_refused():

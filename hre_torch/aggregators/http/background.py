@@ -184,13 +184,15 @@ class BackgroundSession(Session):
         """Send in order; the sender's thread."""
         while (sealed := self._outbox.get()) is not None:
             while True:
+                # Before the attempt: what `close` sets during it must not be lost.
+                self._retry.clear()
                 try:
                     with self.observe("submit"):
                         answer = self._backend.submit(sealed[1])
                 except AggregatorError as error:
-                    self._retry.clear()
                     self._answers.put((sealed, error))
-                    self._retry.wait()
+                    if not self._closing:
+                        self._retry.wait()
                     if self._closing:
                         return
                     continue

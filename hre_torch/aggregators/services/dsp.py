@@ -179,6 +179,9 @@ class DataServiceService:
             self._order = self._role.propose()
 
     async def _finish_with_kts(self) -> None:
+        if self._order is None:
+            # There may be nothing to ask of it, and readiness says that it answers.
+            await self._errands.reach()
         if self._backlog:
             self._backlog, self._forwarding = False, True
             try:
@@ -233,7 +236,13 @@ class DataServiceService:
             transform = await self._steps.run(self._begin, request.header)
             if transform is None:
                 return None
-            reply = await self._errands.ask("/v1/transforms", transform, TransformReply)
+            try:
+                reply = await self._errands.ask(
+                    "/v1/transforms", transform, TransformReply
+                )
+            except UnreachableError:
+                self._care.call()  # Who else would find out that the KTS is back?
+                raise
             return await self._steps.run(self._finish, reply)
 
     def _begin(self, fetch: Fetch) -> bytes | None:

@@ -78,6 +78,25 @@ class Errands:
                 await asyncio.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
+    async def reach(self) -> None:
+        """See whether the KTS is there.
+
+        Raises:
+            UnreachableError: it is not, or says that it does not live.
+        """
+        try:
+            answer = await self._client.get("/healthz")
+        except httpx.HTTPError as error:
+            raise UnreachableError(
+                f"the key transform server cannot be reached ({type(error).__name__}: "
+                f"{error})"
+            ) from error
+        if answer.status_code != httpx.codes.OK:
+            raise UnreachableError(
+                f"the key transform server answers /healthz with HTTP "
+                f"{answer.status_code}"
+            )
+
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()

@@ -31,7 +31,7 @@ GRACE_SECONDS: Final = 10.0
 LEAST_RATE: Final = 32_768
 """Octets per second below which a sender is too slow: a quarter of a megabit."""
 BODIES_PER_SENDER: Final = 2
-"""Bodies of one sender read at once; a third one ends the oldest."""
+"""Bodies of one participant read at once; a third one ends the oldest."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,18 @@ class Intake:
     Args:
         cfg: the task.
         senders: names and signing keys of those who may send.
+        bodies: of one sender read at once; one more ends the oldest.
     """
 
-    def __init__(self, cfg: bytes, senders: Mapping[str, bytes]) -> None:
+    def __init__(
+        self,
+        cfg: bytes,
+        senders: Mapping[str, bytes],
+        bodies: int = BODIES_PER_SENDER,
+    ) -> None:
         self._cfg = cfg
         self._senders = senders
+        self._bodies = bodies
         self._reading: dict[str, list[asyncio.Timeout]] = {}
         self._left = asyncio.Event()
 
@@ -135,7 +142,7 @@ class Intake:
             return
         bodies = self._reading.setdefault(sender, [])
         bodies.append(patience)
-        if len(bodies) > BODIES_PER_SENDER:
+        if len(bodies) > self._bodies:
             oldest = bodies.pop(0)
             if not oldest.expired():
                 oldest.reschedule(0)

@@ -9,7 +9,11 @@ from typing import Final, TypeVar
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from hre_torch.aggregators.services.intake import Expected, Intake
+from hre_torch.aggregators.services.intake import (
+    BODIES_PER_SENDER,
+    Expected,
+    Intake,
+)
 from hre_torch.aggregators.services.logs import log_event
 from hre_torch.aggregators.services.metrics import Metrics
 from hre_torch.aggregators.services.routes import Desk
@@ -57,7 +61,9 @@ class KeyTransformService:
         self._desk = Desk(task, secret, metrics, link="dsp")
         self._max_bytes = SUITES.get(task.config.suite).max_message_bytes(task)
         senders = {DATA_SERVICE: task.roster.data_service.signing_key}
-        self._intake = Intake(task.cfg, senders)
+        # The DSP sends for all participants.
+        bodies = BODIES_PER_SENDER * len(task.roster.participants)
+        self._intake = Intake(task.cfg, senders, bodies)
         self.app = Starlette(
             routes=[
                 self._route("/v1/deposits", Deposit, self._deposit, _DEPOSIT_HEADER),

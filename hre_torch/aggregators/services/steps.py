@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeVar
 
-from hre_torch.errors import StoreError
+from hre_torch.errors import HREError, StoreError
 from hre_torch.protocol.journal import Journal
 
 __all__ = ["Durable", "InMemory", "Steps"]
@@ -53,8 +53,9 @@ class InMemory:
 class Steps:
     """Runs a role's steps in one thread, so that the event loop never waits for one.
 
-    A disk that fails leaves the role in memory ahead of the disk. So before the next
-    step the role is made again from what the disk holds.
+    A disk that fails leaves the role in memory ahead of the disk, and a step that ends
+    in anything but a refusal may have stopped half-way. So before the next step the
+    role is made again from what the disk holds.
 
     Args:
         store: where a step's changes become durable before its answer leaves.
@@ -84,6 +85,9 @@ class Steps:
         try:
             with self._store.transaction():
                 return step(*arguments)
-        except StoreError:
-            self._failed = True
+        except Exception as error:
+            # A refusal leaves the role as it was; whatever else may have stopped it
+            # half-way.
+            refusal = isinstance(error, HREError) and not isinstance(error, StoreError)
+            self._failed = not refusal
             raise
