@@ -59,6 +59,8 @@ def fit_checkpoint_to_session(
                 "saved federation (Federation.resume), or make a new one from the "
                 "checkpoint: Federation.local(Module.load_from_checkpoint(path), ...)."
             )
+        # The weights that the task started from hold what had not been pushed then.
+        _leave_out_local(checkpoint)
         return
     pushes = session.statistics.pushes
     if pushes == found["pushes"]:
@@ -70,6 +72,10 @@ def fit_checkpoint_to_session(
         HREWarning,
         stacklevel=2,
     )
+    _leave_out_local(checkpoint)
+
+
+def _leave_out_local(checkpoint: dict[str, Any]) -> None:
     for state in checkpoint.get("optimizer_states", ()):
         ours = state.get("hre_torch", {})
         for name in ("local", "local_before"):

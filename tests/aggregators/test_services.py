@@ -430,3 +430,12 @@ def test_once_under_way_the_servers_look_for_no_module(serve_http, monkeypatch):
             session.pull()
     assert sessions[0].version == 2
     assert sought.names == []
+
+
+def test_a_roster_may_be_longer_than_any_message(serve_http):
+    deployment = serve_http("plain")
+    link = deployment.connect("p0")
+    roster = b"x" * (4 << 20)
+    assert len(roster) > 2 * deployment.dsp._max_bytes
+    deployment.dsp._published = roster
+    assert link.exchange.get("/v1/task") == roster

@@ -112,3 +112,16 @@ def test_what_was_pushed_after_a_checkpoint_is_not_pushed_again(loader, tmp_path
     assert session.statistics.pushes == 3
     # Only what rounding had left over is gone.
     assert abs(FlatView.of(module).read() - end).max() <= 2.0**-16
+
+
+def test_what_a_checkpoint_had_not_pushed_counts_once_in_a_federation_made_from_it(
+    loader, tmp_path
+):
+    module = Classifier("adam")
+    callback = HRECallback(lone(module), push_every=1000)
+    path = halted_after_two_epochs(loader, tmp_path, callback, module)
+    made = Classifier.load_from_checkpoint(path, optimizer="adam")
+    before = FlatView.of(made).read()
+    again = HRECallback(lone(made), push_every=1000)
+    trainer(tmp_path, again, max_epochs=2).fit(made, loader, ckpt_path=path)
+    assert abs(FlatView.of(made).read() - before).max() <= 2.0**-16

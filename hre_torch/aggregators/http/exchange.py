@@ -22,6 +22,8 @@ __all__ = ["Answer", "Exchange", "RetryPolicy"]
 H = TypeVar("H", bound=Header)
 T = TypeVar("T")
 
+_MOST_ROSTER_BYTES: Final = 1 << 26
+"""Of the signed roster, which is longer than any message where many participate."""
 _HOPELESS: Final = frozenset({404, 405, 411, 413})
 """HTTP answers that no repetition will change."""
 
@@ -143,7 +145,10 @@ class Exchange:
         """
         return self._persist(
             route,
-            lambda: self._send(self._client.build_request("GET", route, params=query)),
+            lambda: self._send(
+                self._client.build_request("GET", route, params=query),
+                _MOST_ROSTER_BYTES,
+            ),
         )
 
     def close(self) -> None:
@@ -151,12 +156,13 @@ class Exchange:
         self._client.close()
 
     def _post(self, route: str, octets: bytes) -> bytes:
-        return self._send(self._client.build_request("POST", route, content=octets))
+        request = self._client.build_request("POST", route, content=octets)
+        return self._send(request, self._max_bytes)
 
-    def _send(self, request: httpx.Request) -> bytes:
+    def _send(self, request: httpx.Request, most: int) -> bytes:
         response = self._client.send(request, stream=True)
         try:
-            answer = Gathered(self._max_bytes).extend(response.iter_raw()).octets()
+            answer = Gathered(most).extend(response.iter_raw()).octets()
         finally:
             response.close()
         if response.headers.get("content-type", "").startswith("text/plain"):

@@ -39,7 +39,8 @@ __all__ = ["Released", "ask_for_snapshot", "seal_snapshot", "snapshot_bytes"]
 _POLL_SECONDS: Final = 0.2
 _ASK_AGAIN_SECONDS: Final = 5.0
 """By then training has moved on, and a snapshot of a newer version has better
-witnesses."""
+witnesses. Twice as long after every request: who could answer may pull rarely, sees the
+request at one pull and answers at the next."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,12 @@ def ask_for_snapshot(
         AggregatorError: nobody did in time.
     """
     deadline = time.monotonic() + patience
-    heard = "nobody answered"
+    heard, interval = "nobody answered", _ASK_AGAIN_SECONDS
     while time.monotonic() < deadline:
         key = BoxKey()
         digest = _ask(link, task, secret, key)
-        again = min(deadline, time.monotonic() + _ASK_AGAIN_SECONDS)
+        again = min(deadline, time.monotonic() + interval)
+        interval *= 2
         while time.monotonic() < again:
             reply = _collect(link, task, secret, digest)
             if reply is not None:

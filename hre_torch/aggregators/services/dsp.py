@@ -23,7 +23,7 @@ from hre_torch.aggregators.services.metrics import Metrics
 from hre_torch.aggregators.services.relay import SnapshotRelay
 from hre_torch.aggregators.services.routes import Desk
 from hre_torch.aggregators.services.steps import Durable, Steps
-from hre_torch.errors import HREError, MessageError
+from hre_torch.errors import HREError, MessageError, StoreError
 from hre_torch.protocol.data_service import DataServiceProvider
 from hre_torch.protocol.envelope import Envelope, decode, seal
 from hre_torch.protocol.framing import signed_bytes
@@ -202,7 +202,7 @@ class DataServiceService:
         for upload, deposit in await self._steps.run(self._unconfirmed):
             try:
                 await self._deposit(upload, deposit)
-            except UnreachableError:
+            except (UnreachableError, StoreError):
                 raise
             except HREError as error:
                 log_event("withdrawn", upload=upload.hex()[:16], message=str(error))
