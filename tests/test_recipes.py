@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from hre_torch.errors import RecipeError
@@ -219,3 +220,12 @@ def test_a_short_list_of_speeds_is_repeated_in_turn():
     recipe = load_recipe(path, ["participants=5", "train.speeds=[1.0, 2.0]"])
     assert recipe.speeds == [1.0, 2.0, 1.0, 2.0, 1.0]
     assert load_recipe(path, ["train.speeds=null"]).speeds == [1.0] * 4
+
+
+def test_a_onecycle_schedule_counts_as_momentum_and_suits_adagrad(minimal):
+    names = ["train.schedule=onecycle", "train.momentum=0", "train.push_every=1"]
+    assert load_recipe(minimal, names).combination == "mean"
+    recipe = load_recipe(minimal, [*names, "train.optimizer=adagrad"])
+    assert recipe.combination == "sum"
+    optimizer = recipe.train.make_optimizer([torch.nn.Parameter(torch.ones(1))])
+    assert recipe.train.make_scheduler(optimizer, steps=3) is not None

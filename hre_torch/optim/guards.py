@@ -90,6 +90,7 @@ def warn_if_unstable(task: Task, inner: Optimizer, push_every: int) -> None:
     """
     config, participants = task.config, len(task.roster.participants)
     t = config.min_contributions
+    _warn_of_buffers(config, participants, push_every)
     averaged = config.combine != "sum" and t > 1
     if participants == 1 or (averaged and participants < _TOO_FAR * t):
         return
@@ -115,6 +116,25 @@ def warn_if_unstable(task: Task, inner: Optimizer, push_every: int) -> None:
         f"or to learn badly then; make the federation with {remedy}.",
         UnstableTrainingWarning,
         stacklevel=3,
+    )
+
+
+def _warn_of_buffers(config: TaskConfig, participants: int, push_every: int) -> None:
+    """Warn where running averages of BatchNorm overshoot what they follow.
+
+    k steps move one by 1 - (1 - m)^k of the way to its batches' figures, with torch's
+    default m = 0.1. All P participants do so, and their sum is divided by t.
+    """
+    way = participants / config.min_contributions * (1 - 0.9**push_every)
+    if not config.n_buffers or config.combine == "weighted" or way <= 1:
+        return
+    warnings.warn(
+        f"with min_contributions={config.min_contributions} of {participants} "
+        f"participants and push_every={push_every}, averaged buffers move {way:.3g} "
+        "times the way to what they follow, and running variances may become "
+        "negative; raise min_contributions, push more often, or keep buffers='local'.",
+        UnstableTrainingWarning,
+        stacklevel=4,
     )
 
 

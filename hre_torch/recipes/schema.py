@@ -155,7 +155,12 @@ class TrainSection(_Section):
         if self.schedule == "cosine":
             return CosineAnnealingLR(optimizer, T_max=steps)
         if self.schedule == "onecycle":
-            return OneCycleLR(optimizer, max_lr=self.lr, total_steps=steps + 1)
+            return OneCycleLR(
+                optimizer,
+                max_lr=self.lr,
+                total_steps=steps + 1,
+                cycle_momentum=self._cycles_momentum,
+            )
         return None
 
     def make_rounding(self, participant: int) -> Rounding:
@@ -175,7 +180,16 @@ class TrainSection(_Section):
     @property
     def has_momentum(self) -> bool:
         """Whether the inner optimizer carries momentum."""
-        return self.momentum > 0 or self.optimizer in ("adam", "adamw")
+        return (
+            self.momentum > 0
+            or self.optimizer in ("adam", "adamw")
+            or (self.schedule == "onecycle" and self._cycles_momentum)
+        )
+
+    @property
+    def _cycles_momentum(self) -> bool:
+        """Whether one-cycle schedules move momentum, too: adagrad has none."""
+        return self.optimizer != "adagrad"
 
 
 class Recipe(_Section):

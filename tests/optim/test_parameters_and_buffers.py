@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from hre_torch.errors import LayoutError
+from hre_torch.errors import LayoutError, UnstableTrainingWarning
 from hre_torch.optim import FlatView, HREOptimizer
 
 
@@ -148,3 +150,20 @@ def test_a_model_on_cuda_trains_and_stays_there(network, batches, federation):
         optimizer.step()
     assert all(parameter.is_cuda for parameter in model.parameters())
     assert optimizer.session.statistics.releases == len(batches)
+
+
+@pytest.mark.parametrize(("push_every", "warns"), [(2, False), (20, True)])
+def test_averaged_buffers_that_would_overshoot_are_warned_of(
+    federation, push_every, warns
+):
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    together = federation(
+        model, participants=10, min_contributions=5, combine="mean", buffers="mean"
+    )
+    seen = (
+        pytest.warns(UnstableTrainingWarning, match="running variances")
+        if warns
+        else nullcontext()
+    )
+    with seen:
+        sgd(model, together.join(), buffers="mean", push_every=push_every)
