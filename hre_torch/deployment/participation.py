@@ -21,6 +21,7 @@ from hre_torch.deployment.proposal import propose_task
 from hre_torch.errors import LayoutError, RecipeError
 from hre_torch.models import build_model
 from hre_torch.observer import PhaseTimer
+from hre_torch.optim.optimizer import STATE_KEY, without_local
 from hre_torch.protocol.roster import Roster
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.task import TaskConfig
@@ -179,6 +180,11 @@ def train_participant(
     past = None
     if memory is not None:
         past = memory.recall(session.name, session.task.cfg, digest)
+    first, end = (steps * number // parts for number in (part, part + 1))
+    trained, state = 0, None
+    if past is not None:
+        trained = past.step
+        first, state = _going_on(past, session, recipe)
     learner = Learner(
         recipe,
         recipe_model(recipe),
@@ -186,8 +192,9 @@ def train_participant(
         batches,
         steps=steps,
         observe=timer,
-        state=None if past is None else past.learner,
+        state=state,
     )
+    learner.skip(first - trained)
 
     def remembered(step: int, left: LearnerState | None = None) -> Remembered:
         """Return where this participant stands before a local step."""
@@ -201,11 +208,6 @@ def train_participant(
             random_state=random_state(recipe.train),
         )
 
-    first, end = (steps * number // parts for number in (part, part + 1))
-    if past is None:
-        learner.skip_to(first)
-    else:
-        first = _first_step(past, session, recipe)
     started = time.perf_counter()
     for number in range(first, end):
         learner.step(number)
@@ -254,13 +256,26 @@ def _catch_up(session: Session) -> None:
         session.pull()
 
 
-def _first_step(past: Remembered, session: Session, recipe: Recipe) -> int:
-    """Return where to go on; what was pushed after the last note is not done again."""
+def _going_on(
+    past: Remembered, session: Session, recipe: Recipe
+) -> tuple[int, LearnerState]:
+    """Return the next local step, and what to go on from.
+
+    What was pushed after the last note is not trained again, the steps before the first
+    of these pushes included, which the note holds as not pushed yet.
+    """
     restore_random_state(recipe.train, past.random_state)
     # `connect` passes over Q numbers more than were used.
     unused = session.sequence - session.task.config.pending_limit
     pushed = unused - past.session.participant.sequence
-    return past.step + pushed * recipe.train.push_every
+    if pushed == 0:
+        return past.step, past.learner
+    since_push = past.learner.optimizer[STATE_KEY]["progress"]["since_push"]
+    optimizer = without_local(past.learner.optimizer)
+    return (
+        past.step - since_push + pushed * recipe.train.push_every,
+        msgspec.structs.replace(past.learner, optimizer=optimizer),
+    )
 
 
 def _batches(

@@ -12,10 +12,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-import torch
 
 from hre_torch.errors import HREWarning, UnsupportedError
 from hre_torch.optim import Buffers, FlatView
+from hre_torch.optim.optimizer import without_local
 from hre_torch.protocol.session import Session
 
 __all__ = ["fit_checkpoint_to_session", "position"]
@@ -76,11 +76,8 @@ def fit_checkpoint_to_session(
 
 
 def _leave_out_local(checkpoint: dict[str, Any]) -> None:
-    for state in checkpoint.get("optimizer_states", ()):
-        ours = state.get("hre_torch", {})
-        for name in ("local", "local_before"):
-            if name in ours:
-                ours[name] = torch.zeros_like(ours[name])
+    states = checkpoint.get("optimizer_states", ())
+    checkpoint["optimizer_states"] = [without_local(state) for state in states]
 
 
 def _agree(session: Session, module: pl.LightningModule, buffers: Buffers) -> bool:

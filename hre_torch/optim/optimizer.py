@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, overload
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -35,9 +36,20 @@ from hre_torch.optim.staleness import Constant, StalenessWeight
 from hre_torch.protocol.participant import Opened
 from hre_torch.protocol.session import Session
 
-__all__ = ["HREOptimizer"]
+__all__ = ["STATE_KEY", "HREOptimizer", "without_local"]
 
-_STATE_KEY: Final = "hre_torch"
+STATE_KEY: Final = "hre_torch"
+"""Of our own part in an optimizer's saved state."""
+
+
+def without_local(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a saved state of an `HREOptimizer` as if it had pushed everything."""
+    if STATE_KEY not in state:
+        return state
+    ours = state[STATE_KEY]
+    zeros = {name: torch.zeros_like(ours[name]) for name in ("local", "local_before")}
+    progress = ours["progress"] | {"since_push": 0}
+    return state | {STATE_KEY: ours | zeros | {"progress": progress}}
 
 
 class HREOptimizer(Optimizer):
@@ -245,7 +257,7 @@ class HREOptimizer(Optimizer):
         state: dict[str, Any] = dict(self.inner.state_dict())
         if self._exchange is not None:
             progress = dataclasses.asdict(self.progress)
-            state[_STATE_KEY] = {"progress": progress, **self._exchange.state_dict()}
+            state[STATE_KEY] = {"progress": progress, **self._exchange.state_dict()}
         for after in self._optimizer_state_dict_post_hooks.values():
             state = after(self, state) or state
         return state
@@ -262,7 +274,7 @@ class HREOptimizer(Optimizer):
         state_dict = dict(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
-        ours = state_dict.pop(_STATE_KEY, None)
+        ours = state_dict.pop(STATE_KEY, None)
         self.inner.load_state_dict(state_dict)
         self._share_containers()
         if ours is not None:

@@ -82,8 +82,8 @@ class Learner:
         self._loss_sum += loss.item()
         self._loss_count += 1
 
-    def skip_to(self, number: int) -> None:
-        """Set the learning rate as if `number` local steps had been made already."""
+    def skip(self, number: int) -> None:
+        """Set the learning rate as if `number` more local steps had been made."""
         if self._scheduler is None:
             return
         with warnings.catch_warnings():

@@ -125,9 +125,13 @@ def test_a_killed_participant_goes_on_and_trains_no_batch_twice(
         assert stat.S_IMODE(memory.path.stat().st_mode) == 0o600
         steps.deadly = -1
         done = train(site, recipe, "p0", Memory(memory.path))
-    # Also where the only note is old: what was pushed since is not trained again.
-    assert steps == list(range(len(steps)))
-    assert len(steps) > 5
+    # Where the only note is old, what was pushed since is not trained again, and what
+    # was trained but not pushed is.
+    push_every = recipe.train.push_every
+    first = 5 // push_every * push_every if every else 5
+    assert steps[:5] == list(range(5))
+    assert steps[5:] == list(range(first, first + len(steps) - 5))
+    assert len(steps) > 10
     assert not memory.path.exists()
     assert set(others.done) == {"p1", "p2"}
     assert done.version > 0
@@ -205,3 +209,45 @@ def test_a_new_roster_evicts_one_rotates_a_key_and_goes_on_from_the_last_weights
         (new.folder / "p2.key").write_bytes((new.folder / "new.key").read_bytes())
         assert train(new, recipe, "p2").version > 0
     assert all(done.version > 0 for done in others.done.values())
+
+
+def test_a_kill_between_two_pushes_counts_no_step_twice(
+    make_hosted_site, toy_recipe, steps, tmp_path
+):
+    recipe = load_recipe(
+        toy_recipe(
+            "suite=hybrid",
+            "min_contributions=3",
+            "train.epochs=4",
+            "train.push_every=4",
+            "train.pull_every=4",
+        )
+    )
+    site = make_hosted_site("hybrid", THREE, propose=proposing(recipe))
+    memory = Memory(tmp_path / "p0.state", every=0.0)
+    noted, restored = memory.keep, []
+
+    def keep(remembered):
+        # The only note is made two steps after a push, and two before the next.
+        if remembered.step == 6:
+            noted(remembered)
+
+    memory.keep = keep
+    steps.deadly = 9
+    restore = Learner._restore
+
+    def looking(self, state):
+        restored.append(state.optimizer["hre_torch"])
+        restore(self, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Learner, "_restore", looking)
+        with InTheBackground(site, recipe, THREE[1:]):
+            with pytest.raises(Killed):
+                train(site, recipe, "p0", memory)
+            steps.deadly = -1
+            train(site, recipe, "p0", Memory(memory.path))
+    # Step 8 was trained and not pushed; all before it were pushed.
+    assert steps[:10] == [*range(9), 8]
+    assert steps[9:] == list(range(8, 8 + len(steps) - 9))
+    assert not restored[0]["local"].any()
