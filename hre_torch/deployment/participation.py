@@ -12,7 +12,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hre_torch.aggregators.http import BackgroundSession
 from hre_torch.crypto.modulus import Parameters
 from hre_torch.data.images import Data
 from hre_torch.data.partition import Batches
@@ -171,15 +170,15 @@ def train_participant(
     data = load_recipe_data(recipe)
     batches = _batches(recipe, data, session, own_data=own_data)
     steps = steps_of(recipe, batches)
-    if memory is not None:
-        session.may_return_to(session.version)
-    # Who comes late, or for one part only, trains on the newest weights at once.
-    _catch_up(session)
     timer = PhaseTimer()
     digest = recipe_digest(recipe.model_dump_json())
     past = None
     if memory is not None:
+        # Before the servers hear of a version that may be another training's.
         past = memory.recall(session.name, session.task.cfg, digest)
+        session.may_return_to(session.version)
+    # Who comes late, or for one part only, trains on the newest weights at once.
+    session.catch_up()
     first, end = (steps * number // parts for number in (part, part + 1))
     trained, state = 0, None
     if past is not None:
@@ -196,7 +195,7 @@ def train_participant(
     )
     learner.skip(first - trained)
 
-    def remembered(step: int, left: LearnerState | None = None) -> Remembered:
+    def remembered(step: int) -> Remembered:
         """Return where this participant stands before a local step."""
         return Remembered(
             cfg=session.task.cfg,
@@ -204,7 +203,7 @@ def train_participant(
             recipe=digest,
             step=step,
             session=session.state(),
-            learner=learner.state() if left is None else left,
+            learner=learner.state(),
             random_state=random_state(recipe.train),
         )
 
@@ -218,13 +217,11 @@ def train_participant(
             seconds = round(time.perf_counter() - started, 3)
             report(_epoch_record(session, learner, epoch, seconds))
     learner.flush()
-    # Releases that come now move the weights below what the learner knows of them.
-    left = learner.state()
-    _catch_up(session)
+    learner.catch_up()
     if memory is not None and part + 1 == parts:
         memory.forget()
     elif memory is not None:
-        memory.keep(remembered(max(first, end), left))
+        memory.keep(remembered(max(first, end)))
     model = released_model(learner.model, session, recipe.buffers)
     score = evaluate(model, data.test, recipe.train)
     return Participation(score.accuracy, session.version, session.released())
@@ -246,14 +243,6 @@ def _epoch_record(
         "bytes_up": session.statistics.bytes_up,
         "bytes_down": session.statistics.bytes_down,
     }
-
-
-def _catch_up(session: Session) -> None:
-    """Apply every release that there is, and wait for it if need be."""
-    if isinstance(session, BackgroundSession):
-        session.catch_up()
-    else:
-        session.pull()
 
 
 def _going_on(

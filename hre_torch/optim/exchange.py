@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -118,9 +119,16 @@ class Exchange:
         Raises:
             NonFiniteError: a parameter is NaN or infinite; nothing was fetched.
         """
+        return self._renewed(self._session.pull)
+
+    def catch_up(self) -> list[Opened]:
+        """Pull, and wait for everything that there is; else as `pull`."""
+        return self._renewed(self._session.catch_up)
+
+    def _renewed(self, pull: Callable[[], list[Opened]]) -> list[Opened]:
         self.model.absorb()
         try:
-            return self._session.pull()
+            return pull()
         finally:
             # Even a pull that fails half-way has applied the releases before.
             self._load()

@@ -216,6 +216,12 @@ class HREOptimizer(Optimizer):
         self.progress.since_pull = 0
         return opened
 
+    def catch_up(self) -> list[Opened]:
+        """Pull now, and wait for everything that there is; else as `pull`."""
+        opened = self._require().catch_up()
+        self.progress.since_pull = 0
+        return opened
+
     def flush(self) -> None:
         """Push what is left at the end of training, unless it rounds to zero.
 

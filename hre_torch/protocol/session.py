@@ -225,6 +225,10 @@ class Session:
             self._pull(opened, merge=False)
         return opened
 
+    def catch_up(self) -> list[Opened]:
+        """Apply every release that there is, and wait for it if need be; see `pull`."""
+        return self.pull()
+
     def may_return_to(self, version: int) -> None:
         """Say that this session may be started again from its state at a version.
 

@@ -116,6 +116,10 @@ class Learner:
                 # The parameters were put back to the last finite model.
                 continue
 
+    def catch_up(self) -> None:
+        """Learn everything that was released, and wait for it if need be."""
+        self.optimizer.catch_up()
+
     def pull(self) -> None:
         """Learn what was released, so that the released weights are the newest."""
         try:

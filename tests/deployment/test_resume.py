@@ -225,14 +225,14 @@ def test_a_kill_between_two_pushes_counts_no_step_twice(
     )
     site = make_hosted_site("hybrid", THREE, propose=proposing(recipe))
     memory = Memory(tmp_path / "p0.state", every=0.0)
-    noted, restored = memory.keep, []
+    keep_if_due, restored = memory.keep_if_due, []
 
-    def keep(remembered):
+    def keep_once(remembered, session):
         # The only note is made two steps after a push, and two before the next.
-        if remembered.step == 6:
-            noted(remembered)
+        if remembered.args == (6,):
+            keep_if_due(remembered, session)
 
-    memory.keep = keep
+    memory.keep_if_due = keep_once
     steps.deadly = 9
     restore = Learner._restore
 
