@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from hre_torch.aggregators.http import HTTPAggregator, RetryPolicy
-from hre_torch.aggregators.services import running
+from hre_torch.aggregators.services import caretaker, running
 from hre_torch.aggregators.services.assembly import data_service, key_transform
 from hre_torch.aggregators.services.logs import log_event, write_logs_to
 from hre_torch.crypto.modulus import load_profile
@@ -307,7 +307,10 @@ def test_an_upload_that_met_a_dead_kts_is_forwarded_when_both_are_back(
         session.close()
 
 
-def test_a_dsp_is_ready_only_while_the_kts_answers(cleanup, toy_may_be_served):
+def test_a_dsp_is_ready_only_while_the_kts_answers(
+    cleanup, toy_may_be_served, monkeypatch
+):
+    monkeypatch.setattr(caretaker, "_PAUSE_SECONDS", 0.05)
     federation = cleanup.enter_context(federate("plain"))
     task, secrets = federation.task, federation._secrets
 
@@ -326,7 +329,7 @@ def test_a_dsp_is_ready_only_while_the_kts_answers(cleanup, toy_may_be_served):
     # Nothing is pending, so that there is nothing to ask of a KTS that is not there.
     dsp = data_service(task, secrets["dsp"], kts_url=kts_url)
     url = cleanup.enter_context(running.hosted(dsp.app, task.parameters))
-    time.sleep(0.5)
+    time.sleep(0.5)  # Many attempts, none of which may make it ready.
     await_status(url, 503)
     with serve_kts(port):
         await_status(url, 200)
