@@ -25,7 +25,7 @@ from hre_torch.training.state import LearnerState
 
 __all__ = ["Memory", "Remembered"]
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 _PRIVATE: Final = 0o600
 
 

@@ -16,8 +16,8 @@ from torch.optim import Optimizer
 from hre_torch.encoding.fixed_point import Rounding
 from hre_torch.errors import BackPressure, HREWarning, NonFiniteError, UnsupportedError
 from hre_torch.lightning_callback.checkpoints import (
-    fit_checkpoint_to_session,
     position,
+    require_fitting,
 )
 from hre_torch.lightning_callback.refusals import (
     only_optimizer,
@@ -267,9 +267,7 @@ class HRECallback(pl.Callback):
             self._session = self._given(module)
         if self._checkpoint is not None:
             found = self._checkpoint["callbacks"].get(self.state_key)
-            fit_checkpoint_to_session(
-                self._checkpoint, found, self.session, module, self._buffers
-            )
+            require_fitting(found, self.session, module, self._buffers)
             self._checkpoint = None
         return HREOptimizer(inner, self.session, module=module, **self._settings)
 

@@ -7,40 +7,32 @@ checkpoint that belongs to another task would be loaded without effect; it is re
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 
-from hre_torch.errors import HREWarning, UnsupportedError
+from hre_torch.errors import UnsupportedError
 from hre_torch.optim import Buffers, FlatView
-from hre_torch.optim.optimizer import without_local
 from hre_torch.protocol.session import Session
 
-__all__ = ["fit_checkpoint_to_session", "position"]
+__all__ = ["position", "require_fitting"]
 
 
 def position(session: Session) -> dict[str, Any]:
     """Return where a session stands, as a checkpoint keeps it; no secret is in it."""
-    return {
-        "task": session.task.cfg.hex(),
-        "version": session.version,
-        "pushes": session.statistics.pushes,
-    }
+    return {"task": session.task.cfg.hex(), "version": session.version}
 
 
-def fit_checkpoint_to_session(
-    checkpoint: dict[str, Any],
+def require_fitting(
     found: dict[str, Any] | None,
     session: Session,
     module: pl.LightningModule,
     buffers: Buffers,
 ) -> None:
-    """Refuse a checkpoint of another task, and forget what was pushed after it.
+    """Refuse a checkpoint of another task.
 
     Args:
-        checkpoint: what Lightning read; its optimizer states may be changed.
         found: what `position` gave when it was written; None if it was written without
             the callback.
         session: the session that goes on.
@@ -51,33 +43,14 @@ def fit_checkpoint_to_session(
         UnsupportedError: the checkpoint is of another task, and its weights are not
             those of the session.
     """
-    if found is None or found["task"] != session.task.cfg.hex():
-        if not _agree(session, module, buffers):
-            raise UnsupportedError(
-                "ckpt_path is a checkpoint of another task, and its weights are not "
-                "those of this session, which would replace them. Go on with the "
-                "saved federation (Federation.resume), or make a new one from the "
-                "checkpoint: Federation.local(Module.load_from_checkpoint(path), ...)."
-            )
-        # The weights that the task started from hold what had not been pushed then.
-        _leave_out_local(checkpoint)
-        return
-    pushes = session.statistics.pushes
-    if pushes == found["pushes"]:
-        return
-    warnings.warn(
-        f"The checkpoint was written after {found['pushes']} pushes, but the session "
-        f"stands at {pushes}: training goes on from the session's weights, and what "
-        "the checkpoint had not yet pushed is left out.",
-        HREWarning,
-        stacklevel=2,
-    )
-    _leave_out_local(checkpoint)
-
-
-def _leave_out_local(checkpoint: dict[str, Any]) -> None:
-    states = checkpoint.get("optimizer_states", ())
-    checkpoint["optimizer_states"] = [without_local(state) for state in states]
+    same = found is not None and found["task"] == session.task.cfg.hex()
+    if not same and not _agree(session, module, buffers):
+        raise UnsupportedError(
+            "ckpt_path is a checkpoint of another task, and its weights are not those "
+            "of this session, which would replace them. Go on with the saved "
+            "federation (Federation.resume), or make a new one from the checkpoint: "
+            "Federation.local(Module.load_from_checkpoint(path), ...)."
+        )
 
 
 def _agree(session: Session, module: pl.LightningModule, buffers: Buffers) -> bool:

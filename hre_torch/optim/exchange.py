@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable
+import warnings
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ import torch
 from hre_torch.encoding.fixed_point import Rounding, StochasticRounding
 from hre_torch.errors import (
     AggregatorError,
-    HREError,
+    HREWarning,
     LayoutError,
     NonFiniteError,
     StaleUploadError,
@@ -44,10 +44,9 @@ Vector = npt.NDArray[np.float64]
 
 
 class Exchange:
-    """Pushes from the local model and pulls into it.
+    """Pushes from the local model, which follows the session's weights.
 
-    The session's observer is told of two more phases: `quantise`, and `load` for
-    writing the new model into the parameters.
+    The session's observer is told of one more phase, `quantise`.
 
     Args:
         session: participant and aggregator.
@@ -86,8 +85,8 @@ class Exchange:
         self._staleness_weight = staleness_weight
         error = 1.0 if isinstance(rounding, StochasticRounding) else 0.5
         self._noise_width = noise.width(self._task, clip, error) if noise else 0.0
-        self._unacknowledged: Vector | None = None
         self.model = LocalModel(view, self._known_weights)
+        session.attach(self.model)
 
     def push(self) -> int:
         """Hand everything in `local` to the session.
@@ -101,7 +100,6 @@ class Exchange:
             AggregatorError: no acknowledgement came; the same bytes go first next time.
         """
         self.model.absorb()
-        self._settle()
         try:
             return self._push_once()
         except StaleUploadError:
@@ -119,19 +117,11 @@ class Exchange:
         Raises:
             NonFiniteError: a parameter is NaN or infinite; nothing was fetched.
         """
-        return self._renewed(self._session.pull)
+        return self._session.pull()
 
     def catch_up(self) -> list[Opened]:
         """Pull, and wait for everything that there is; else as `pull`."""
-        return self._renewed(self._session.catch_up)
-
-    def _renewed(self, pull: Callable[[], list[Opened]]) -> list[Opened]:
-        self.model.absorb()
-        try:
-            return pull()
-        finally:
-            # Even a pull that fails half-way has applied the releases before.
-            self._load()
+        return self._session.catch_up()
 
     def idle(self) -> bool:
         """Whether all that is not yet pushed rounds to zero.
@@ -156,7 +146,7 @@ class Exchange:
 
         `local_before` is `local` as of the last look at the parameters. It makes a
         resumed training the same bit for bit where session and parameters are as they
-        were, which the digest tells.
+        were, which the digest tells. Task and pushes tell what `local` lies on top of.
         """
         try:
             local = self.model.absorbed()
@@ -168,7 +158,28 @@ class Exchange:
             "local_before": torch.from_numpy(self.model.local.copy()),
             "parameters_sha256": self._parameters_digest(),
             "rounding_calls": getattr(self._rounding, "calls", 0),
+            "task": self._task.cfg.hex(),
+            "pushes": self._session.pushed,
         }
+
+    def is_current(self, state: dict[str, Any]) -> bool:
+        """Whether what a saved state had not pushed is still unknown to the session.
+
+        Warns if it is not, because more or less was pushed since. The weights that
+        another task starts from are taken to hold it, as those of a saved model do.
+        """
+        if state["task"] != self._task.cfg.hex():
+            return False
+        if (now := self._session.pushed) == state["pushes"]:
+            return True
+        warnings.warn(
+            f"The state was saved after {state['pushes']} pushes, but the session "
+            f"stands at {now}: training goes on from the session's weights, and what "
+            "the state had not yet pushed is left out.",
+            HREWarning,
+            stacklevel=3,
+        )
+        return False
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Start again from the session's weights and a saved state.
@@ -200,34 +211,10 @@ class Exchange:
             # It may be an earlier upload that did not get through; then this one was
             # not sealed, and nothing of it may leave `local`.
             if self._session.sequence != number:
-                before = self.model.local.copy()
                 self._leave_over(values, factor)
-                self._unacknowledged = before - self.model.local
-                self.model.local = before
             raise
         self._leave_over(values, factor)
-        self._load()
         return sequence
-
-    def _load(self) -> None:
-        with self._session.observe("load"):
-            self.model.show()
-
-    def _settle(self) -> None:
-        # An upload without acknowledgement is still in `local`; the session sends the
-        # same bytes again, and only once they are accepted do they leave `local`.
-        if self._unacknowledged is None:
-            return
-        try:
-            self._session.resend()
-        except AggregatorError:
-            raise
-        except HREError:
-            self._unacknowledged = None
-            return
-        self.model.local -= self._unacknowledged
-        self._unacknowledged = None
-        self.model.show()
 
     def _factor(self) -> float:
         """Return what clipping and staleness multiply the parameters' update by."""
@@ -273,15 +260,17 @@ class Exchange:
         return noisy
 
     def _leave_over(self, values: Integers, factor: float) -> None:
-        """Replace `local` by what quantisation left of it."""
-        if not self._error_feedback:
+        """Replace `local` by what quantisation left of it, and show that."""
+        if self._error_feedback:
+            for place in self._places():
+                sent = self._combination.own(values, place)
+                update = self._update(place, factor)
+                update -= self._task.fixed_point.to_float(sent)
+                self.model.local[place] = update
+        else:
             self.model.local.fill(0.0)
-            return
-        for place in self._places():
-            sent = self._combination.own(values, place)
-            update = self._update(place, factor)
-            update -= self._task.fixed_point.to_float(sent)
-            self.model.local[place] = update
+        with self._session.observe("load"):
+            self.model.show()
 
     def _parameters(self, place: slice) -> Vector:
         end = min(place.stop, self._task.config.n_params)

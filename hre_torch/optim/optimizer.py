@@ -272,7 +272,9 @@ class HREOptimizer(Optimizer):
         """Load what `state_dict` returned, or the state of the inner optimizer alone.
 
         With ours, the parameters become the session's weights plus what was not yet
-        pushed, whatever the module had loaded before.
+        pushed, whatever the module had loaded before. So that nothing counts twice,
+        what was not yet pushed is left out if the session has pushed since, which is
+        warned of, or serves another task.
 
         Raises:
             LayoutError: the state belongs to a model of another size.
@@ -284,6 +286,8 @@ class HREOptimizer(Optimizer):
         self.inner.load_state_dict(state_dict)
         self._share_containers()
         if ours is not None:
+            if not self._require().is_current(ours):
+                ours = without_local({STATE_KEY: ours})[STATE_KEY]
             self._require().load_state_dict(ours)
             self.progress = Progress(**ours["progress"])
         for after in self._optimizer_load_state_dict_post_hooks.values():

@@ -5,7 +5,8 @@ This is what an optimizer holds. It works on integers at scale 2^f only:
     weights in use = released weights + all own updates not yet released or expired
 
 and an own update is subtracted exactly when a release that contains it is added, or
-when an expiry drops it, so that nothing of one's own is lost or counted twice.
+when an expiry drops it, so that nothing of one's own is lost or counted twice. It
+counts from when it is sealed: whether the DSP has acknowledged it changes no weight.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from hre_torch.observer import Observer, silent
 from hre_torch.protocol.aggregator import Aggregator
 from hre_torch.protocol.answers import read_acknowledgement
 from hre_torch.protocol.envelope import Envelope
+from hre_torch.protocol.local_weights import LocalWeights, followed
 from hre_torch.protocol.messages import Upload
 from hre_torch.protocol.participant import LearningParticipant, Opened
 from hre_torch.protocol.pending import PendingUpdates
@@ -51,7 +53,8 @@ class Session:
         initial: weights that the task starts from, int64, shape `(n_values,)`; None if
             `state` says where to go on.
         workers: where block-wise arithmetic runs.
-        observe: told of the phases `encrypt`, `submit`, `fetch` and `open`.
+        observe: told of the phases `encrypt`, `submit`, `fetch`, `open` and `load`, the
+            last for what is attached.
         state: where an earlier session of the same participant stopped.
 
     Raises:
@@ -77,7 +80,8 @@ class Session:
             task, secret, workers or Workers(), state.participant if state else None
         )
         self._pending = PendingUpdates(task, state.pending if state else None)
-        self._unsent: tuple[Envelope[Upload], bytes, Integers] | None = None
+        self._unsent: tuple[Envelope[Upload], bytes] | None = None
+        self._attached: LocalWeights | None = None
         self.latest_version = 0
         self.statistics = Statistics()
         if state is None or initial is not None:
@@ -127,6 +131,11 @@ class Session:
         return len(self._pending)
 
     @property
+    def pushed(self) -> int:
+        """How many updates went out from here, acknowledged or under way."""
+        return self.statistics.pushes + (self._unsent is not None)
+
+    @property
     def fixed_point(self) -> FixedPoint:
         """The task's quantiser."""
         return self.task.fixed_point
@@ -147,6 +156,14 @@ class Session:
         weights = self._model.values[piece].copy()
         self._pending.add_to(weights, piece)
         return weights
+
+    def attach(self, local: LocalWeights) -> None:
+        """Have a local model follow, whoever makes this session pull from now on.
+
+        Args:
+            local: takes the place of what was attached before.
+        """
+        self._attached = local
 
     def push(self, values: Integers) -> int:
         """Seal and submit one quantised update.
@@ -177,7 +194,8 @@ class Session:
             data = upload.encode()
             # Its words are in `data` now, and need not be in memory twice.
             upload = replace(upload, parts=())
-        self._unsent = (upload, data, self._pending.narrow(values))
+        self._pending[upload.header.sequence] = self._pending.narrow(values)
+        self._unsent = (upload, data)
         self.resend()
         return upload.header.sequence
 
@@ -191,7 +209,7 @@ class Session:
         """
         if self._unsent is None:
             return
-        upload, data, values = self._unsent
+        upload, data = self._unsent
         with self.observe("submit"):
             reply = self._aggregator.submit(data)
         self.statistics.bytes_up += len(data)
@@ -200,9 +218,9 @@ class Session:
         except HREError as error:
             if not isinstance(error, AggregatorError):
                 self._unsent = None
+                del self._pending[upload.header.sequence]
             raise
         self._unsent = None
-        self._pending[upload.header.sequence] = values
         self.latest_version = max(self.latest_version, ack.version)
         self.statistics.pushes += 1
 
@@ -216,13 +234,15 @@ class Session:
             TransformError: a download is wrong; what came before it is applied, nothing
                 of it is, and asking again is safe.
             AggregatorError: the DSP could not be reached.
+            NonFiniteError: what is attached is NaN or infinite; nothing was fetched.
         """
         self.statistics.pulls += 1
         opened: list[Opened] = []
-        try:
-            self._pull(opened, merge=True)
-        except ReleaseRejectedError:
-            self._pull(opened, merge=False)
+        with followed(self._attached, self.observe):
+            try:
+                self._pull(opened, merge=True)
+            except ReleaseRejectedError:
+                self._pull(opened, merge=False)
         return opened
 
     def catch_up(self) -> list[Opened]:
@@ -256,10 +276,11 @@ class Session:
             model_digest: what upload headers say of the weights at that version.
             released: int64 at scale 2^f, shape `(n_values,)`.
         """
-        self._participant.rebase(version, chain)
-        self._model.replace(released, model_digest)
-        self._pending.clear()
-        self._unsent = None
+        with followed(self._attached, self.observe):
+            self._participant.rebase(version, chain)
+            self._model.replace(released, model_digest)
+            self._pending.clear()
+            self._unsent = None
         self.latest_version = max(self.latest_version, version)
 
     def state(self) -> SessionState:
@@ -315,6 +336,7 @@ class Session:
         self._pending.pop(sequence, None)
         if self._unsent is not None and self._unsent[0].header.sequence == sequence:
             self._unsent = None
+            self.statistics.pushes += 1
 
     def _restore(self, state: SessionState) -> None:
         task = self.task

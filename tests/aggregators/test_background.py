@@ -16,7 +16,7 @@ from hre_torch.errors import (
     EquivocationError,
     StaleUploadError,
 )
-from hre_torch.optim import HREOptimizer
+from hre_torch.optim import FlatView, HREOptimizer
 from tests.aggregators.contract import same, update
 
 
@@ -228,6 +228,31 @@ def test_an_update_that_came_too_late_is_sealed_anew_on_newer_weights(sessions):
     (release,) = late.catch_up()
     assert {item.name for item in release.uploads} >= {"p3"}
     assert late.pending == 0
+
+
+def test_writing_down_where_a_session_stands_moves_the_model_with_it(sessions):
+    """`state` seals anew what came too late, for which it has to pull."""
+    *others, late = sessions(participants=4, staleness_bound=1, combine="sum")
+    model = torch.nn.Linear(30, 2)
+    optimizer = HREOptimizer(
+        torch.optim.SGD(model.parameters(), lr=0.125), late, pull_every=1000
+    )
+    gate = hold(late)
+    model(torch.ones(1, 30)).sum().backward()
+    optimizer.step()
+    for _ in range(2):
+        for session in others:
+            session.push(same(1))
+            session.catch_up()
+        for session in others:
+            session.catch_up()
+    before = FlatView.of(model).read()
+    gate.set()
+    late.state()
+    assert late.version >= 2
+    moved = FlatView.of(model).read() - before
+    assert moved.min() == moved.max() == 3 * late.version / 2**16
+    assert optimizer.state_dict()["hre_torch"]["local"].abs().max() < 1 / 2**16
 
 
 def test_a_session_that_knows_it_is_too_far_behind_asks_to_pull_first(sessions):

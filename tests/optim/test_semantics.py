@@ -299,11 +299,10 @@ def test_an_update_that_expires_is_taken_back(federation):
     assert model.weight.item() == 0.25
     session = optimizer.session
 
-    def pull_an_expiry():
+    def pull_an_expiry(opened, *, merge):
         session._drop(next(iter(session._pending)))
-        return []
 
-    session.pull = pull_an_expiry
+    session._pull = pull_an_expiry
     optimizer.pull()
     assert model.weight.item() == 0.0
 

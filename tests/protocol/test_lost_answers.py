@@ -86,10 +86,10 @@ def test_a_lost_or_damaged_answer_is_asked_for_again_with_identical_bytes(
     line.spoil = spoil
     with pytest.raises(AggregatorError):
         push(session, 5)
-    assert session.pending == 0
+    assert (session.statistics.pushes, session.pending) == (0, 1)
     session.resend()
     assert line.sent[0] == line.sent[1]
-    assert session.pending == 1
+    assert (session.statistics.pushes, session.pending) == (1, 1)
     assert change(session, federation) == {5}
 
 
@@ -132,9 +132,9 @@ def test_an_old_acknowledgement_is_no_answer_to_a_new_upload(session, line):
     line.spoil = lambda upload, answer: old
     with pytest.raises(AggregatorError, match="another upload"):
         push(session)
-    assert session.pending == 1
+    assert (session.statistics.pushes, session.pending) == (1, 2)
     session.resend()
-    assert session.pending == 2
+    assert (session.statistics.pushes, session.pending) == (2, 2)
 
 
 def test_an_authentic_refusal_is_believed_and_the_bytes_are_dropped(session, line):

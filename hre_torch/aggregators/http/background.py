@@ -80,6 +80,11 @@ class BackgroundSession(Session):
         """Own updates that no release or expiry seen so far contains."""
         return len(self._pending) + len(self._again)
 
+    @property
+    def pushed(self) -> int:
+        """How many updates went out from here, acknowledged or under way."""
+        return self.statistics.pushes + self._under_way + len(self._again)
+
     def weights(self, piece: slice = slice(None)) -> npt.NDArray[np.int64]:
         """Return released weights plus own updates under way; see `Session.weights`."""
         weights = super().weights(piece)
