@@ -53,9 +53,9 @@ def participate(
     overrides = [f"suite={file.suite}", f"participants={len(file.participants)}"]
     loaded = load_recipe(recipe, [*overrides, *(override or [])])
 
-    if out is not None and not out.parent.is_dir():
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise RunDirectoryError(
-            f"there is no folder {out.parent} for --out; make it, or name another file"
+            f"--out {out} is a folder, or lies in none; make that, or name another file"
         )
     memory = None if state is None else Memory(state)
 
@@ -80,6 +80,8 @@ def participate(
         session.close()
     if out is not None:
         write_weights(out, done.weights)
+    if memory is not None:
+        memory.forget()
     report(
         {
             "event": "end",

@@ -95,7 +95,7 @@ def connect(
 
     Raises:
         KeyFileError, TaskError, SignatureError: a file does not open or not verify.
-        WrongTaskError: the DSP serves another task.
+        WrongTaskError: the DSP serves another task, or `state` is not this one's.
         AggregatorError: the DSP cannot be reached, nobody sends a snapshot, or a
             session with this key is open on this machine.
         LayoutError: `initial` is not what the task starts from.

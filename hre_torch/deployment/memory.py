@@ -105,7 +105,11 @@ class Memory:
         return None if found is None else found.session
 
     def keep_if_due(
-        self, remembered: Callable[[], Remembered], session: Session
+        self,
+        remembered: Callable[[], Remembered],
+        session: Session,
+        *,
+        urgent: bool = False,
     ) -> None:
         """Write where the participant stands, if the last time is long enough ago.
 
@@ -115,10 +119,12 @@ class Memory:
         Args:
             remembered: tells where the participant stands.
             session: its session, which is told how far back it may come.
+            urgent: write in any case.
         """
         lag = session.version - self._version
         if (
-            time.monotonic() < self._next
+            not urgent
+            and time.monotonic() < self._next
             and 2 * lag < session.task.config.staleness_bound
         ):
             return
@@ -143,7 +149,7 @@ class Memory:
         self._next = time.monotonic() + self._every
 
     def forget(self) -> None:
-        """Remove the file: the training has come to its end."""
+        """Remove the file: what the training came to is where it belongs."""
         self.path.unlink(missing_ok=True)
 
     def _read(self) -> Remembered | None:

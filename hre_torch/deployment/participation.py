@@ -159,7 +159,8 @@ def train_participant(
         part: which part of the local steps, from 0.
         parts: how many parts of equal length there are. Without a memory, momentum and
             what the quantiser left over start anew with every part.
-        memory: where to remember how far it has come, and to go on from.
+        memory: where to remember how far it has come, and to go on from. To be
+            forgotten once what comes of the last part is where it belongs.
 
     Raises:
         AggregatorError: the DSP could not be reached for too long.
@@ -211,16 +212,15 @@ def train_participant(
     for number in range(first, end):
         learner.step(number)
         if memory is not None:
-            memory.keep_if_due(partial(remembered, number + 1), session)
+            note = partial(remembered, number + 1)
+            memory.keep_if_due(note, session, urgent=learner.held_back)
         if (number + 1) % len(batches) == 0 or number + 1 == end:
             epoch = round((number + 1) / len(batches), 3)
             seconds = round(time.perf_counter() - started, 3)
             report(_epoch_record(session, learner, epoch, seconds))
     learner.flush()
     learner.catch_up()
-    if memory is not None and part + 1 == parts:
-        memory.forget()
-    elif memory is not None:
+    if memory is not None:
         memory.keep(remembered(max(first, end)))
     model = released_model(learner.model, session, recipe.buffers)
     score = evaluate(model, data.test, recipe.train)
@@ -251,7 +251,8 @@ def _going_on(
     """Return the next local step, and what to go on from.
 
     What was pushed after the last note is not trained again, the steps before the first
-    of these pushes included, which the note holds as not pushed yet.
+    of these pushes included, which the note holds as not pushed yet. If that push was
+    held back when the note was made, it came with the step after.
     """
     restore_random_state(recipe.train, past.random_state)
     # `connect` passes over Q numbers more than were used.
@@ -261,8 +262,9 @@ def _going_on(
         return past.step, past.learner
     since_push = past.learner.optimizer[STATE_KEY]["progress"]["since_push"]
     optimizer = without_local(past.learner.optimizer)
+    every = recipe.train.push_every
     return (
-        past.step - since_push + pushed * recipe.train.push_every,
+        past.step - since_push + max(every, since_push + 1) + (pushed - 1) * every,
         msgspec.structs.replace(past.learner, optimizer=optimizer),
     )
 

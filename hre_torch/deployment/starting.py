@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hre_torch.aggregators.http import HTTPAggregator
-from hre_torch.aggregators.http.snapshots import ask_for_snapshot
+from hre_torch.aggregators.http.snapshots import Released, ask_for_snapshot
 from hre_torch.errors import LayoutError
 from hre_torch.protocol.participant import ParticipantState
 from hre_torch.protocol.requests import Status
@@ -39,9 +39,12 @@ def starting_state(
         patience: seconds to wait for a snapshot.
 
     Raises:
+        WrongTaskError: the saved state is another participant's, or of another task.
         LayoutError: the task has not begun and there is nothing to start from.
         AggregatorError: the DSP cannot be reached, or nobody sends a snapshot.
     """
+    if saved is not None:
+        saved.require(task, secret.name)
     crashed = saved is not None
     if saved is None:
         saved = _without_memory(link, task, secret, initial, patience)
@@ -58,17 +61,15 @@ def _without_memory(
 ) -> SessionState:
     standing = link.status()
     if initial is not None and standing.oldest <= 1:
-        fresh = ParticipantState()
-        return _state_at(standing, 0, fresh.chain, state_digest(initial), initial)
+        start = Released(0, ParticipantState().chain, state_digest(initial), initial)
+        return _state_at(start, standing, task, secret)
     if standing.version == 0:
         raise LayoutError(
             "the task has not begun yet: give the initial weights, the file that its "
             "operator published with the roster"
         )
     found = ask_for_snapshot(link, task, secret, patience=patience)
-    return _state_at(
-        standing, found.version, found.chain, found.model_digest, found.weights
-    )
+    return _state_at(found, standing, task, secret)
 
 
 def _brought_up_to_date(
@@ -91,19 +92,17 @@ def _brought_up_to_date(
 
 
 def _state_at(
-    standing: Status,
-    version: int,
-    chain: bytes,
-    digest: bytes,
-    weights: npt.NDArray[np.int64],
+    found: Released, standing: Status, task: Task, secret: Secret
 ) -> SessionState:
     return SessionState(
+        cfg=task.cfg,
+        name=secret.name,
         participant=ParticipantState(
-            sequence=standing.next_sequence, version=version, chain=chain
+            sequence=standing.next_sequence, version=found.version, chain=found.chain
         ),
-        released=weights.astype("<i8").tobytes(),
+        released=found.weights.astype("<i8").tobytes(),
         pending={},
-        model_digest=digest,
+        model_digest=found.model_digest,
         latest_version=standing.version,
         statistics=Statistics(),
     )

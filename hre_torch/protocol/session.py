@@ -59,6 +59,7 @@ class Session:
 
     Raises:
         LayoutError: `initial` is not the vector that the task starts from.
+        WrongTaskError: `state` is another participant's, or of another task.
     """
 
     def __init__(
@@ -295,6 +296,8 @@ class Session:
                 "before saving the session"
             )
         return SessionState(
+            cfg=self.task.cfg,
+            name=self.name,
             participant=self._participant.state(),
             released=self._model.values.astype("<i8").tobytes(),
             pending=self._pending.encoded(),
@@ -340,6 +343,7 @@ class Session:
 
     def _restore(self, state: SessionState) -> None:
         task = self.task
+        state.require(task, self.name)
         values = decode_vector(state.released, "<i8", task.config.n_values)
         self._model = ReleasedWeights(task, values.astype(np.int64), state.model_digest)
         self.latest_version = state.latest_version

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hre_torch.errors import LayoutError
+from hre_torch.errors import LayoutError, WrongTaskError
 from hre_torch.protocol.participant import ParticipantState
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.vectors import state_digest
@@ -33,14 +33,34 @@ class SessionState(msgspec.Struct):
     """Everything a session needs to go on after a restart, keys aside.
 
     Arrays are little-endian: `released` int64, each pending update int32.
+
+    Attributes:
+        cfg: hash of the task.
+        name: the participant.
     """
 
+    cfg: bytes
+    name: str
     participant: ParticipantState
     released: bytes
     pending: dict[int, bytes]
     model_digest: bytes
     latest_version: int
     statistics: Statistics
+
+    def require(self, task: Task, name: str) -> None:
+        """Refuse to go on as somebody else, or in another task.
+
+        Raises:
+            WrongTaskError: the state is not of this participant in this task.
+        """
+        seen, here = (self.name, self.cfg), (name, task.cfg)
+        if seen != here:
+            raise WrongTaskError(
+                f"the saved state is that of {seen[0]!r} in task {seen[1].hex()[:16]}, "
+                f"but this is {here[0]!r} in task {here[1].hex()[:16]}; go on from "
+                "another file, or remove that one to start afresh"
+            )
 
 
 def checked_initial(

@@ -92,6 +92,11 @@ class Learner:
             for _ in range(number):
                 self._scheduler.step()
 
+    @property
+    def held_back(self) -> bool:
+        """Whether a push is due that there was no room for."""
+        return self.optimizer.progress.since_push >= self._train.push_every
+
     def take_loss(self) -> float | None:
         """Return the mean loss since this was last asked, if there was a step."""
         if not self._loss_count:

@@ -42,6 +42,8 @@ def session(message: Message, context: Context) -> Message:
         statistics = session.statistics
     if files.out is not None:
         write_weights(files.out, done.weights)
+    if memory is not None and turn.number + 1 == turn.of:
+        memory.forget()
     return reply_with(
         message,
         {
