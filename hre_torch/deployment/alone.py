@@ -26,7 +26,7 @@ class KeyLock:
         key: the key file; it is locked itself, so that no other file has to lie there.
 
     Raises:
-        KeyFileError: it cannot be read.
+        KeyFileError: it cannot be read or locked.
         AggregatorError: a session has it.
     """
 
@@ -45,6 +45,12 @@ class KeyLock:
                 f"a session with the key {key} is open on this machine already; wait "
                 "until it has ended"
             ) from None
+        except OSError as error:
+            os.close(self._descriptor)
+            raise KeyFileError(
+                f"cannot lock the key file {key} ({error.strerror}), as some network "
+                "file systems cannot; put it on a disk of this machine"
+            ) from error
         _close_in_children()
         _HELD.add(self._descriptor)
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from yaml import YAMLError
 
+from hre_torch.aggregators.addresses import checked_url
 from hre_torch.errors import RecipeError
 from hre_torch.registry import nearest
 
@@ -59,7 +67,7 @@ class DSPConfig(KTSConfig):
     """
 
     port: int = Field(8440, ge=0, le=65535)
-    kts: str = Field(pattern=r"^https?://")
+    kts: Annotated[str, AfterValidator(checked_url)]
     kts_ca: Path | None = None
 
 

@@ -13,7 +13,11 @@ from typing import Final
 
 from hre_torch.aggregators.services.assembly import data_service, key_transform
 from hre_torch.aggregators.services.logs import log_event, write_logs_to
-from hre_torch.aggregators.services.running import check_exposure, serve
+from hre_torch.aggregators.services.running import (
+    check_certificate,
+    check_exposure,
+    serve,
+)
 from hre_torch.deployment.identities import open_role
 from hre_torch.deployment.roster_file import profile_of, read_roster, task_of
 from hre_torch.deployment.service_config import DSPConfig, KTSConfig, load_config
@@ -70,6 +74,7 @@ def _opened(config: KTSConfig, role: str, ask: AskPassphrase) -> tuple[Task, Sec
     file = read_roster(config.roster)
     task = task_of(file, profile_of(file, config.roster.parent))
     check_exposure(task.parameters, config.host)
+    check_certificate(config.certificate, config.private_key)
     secret = open_role(config.key, ask(config.key, config.passphrase_file))
     if secret.name != role:
         raise KeyFileError(

@@ -26,7 +26,12 @@ from hre_torch.aggregators.services import caretaker, running
 from hre_torch.aggregators.services.assembly import data_service, key_transform
 from hre_torch.aggregators.services.logs import log_event, write_logs_to
 from hre_torch.crypto.modulus import load_profile
-from hre_torch.errors import AggregatorError, SignatureError, UnsupportedError
+from hre_torch.errors import (
+    AggregatorError,
+    ConfigurationError,
+    SignatureError,
+    UnsupportedError,
+)
 from hre_torch.protocol.envelope import Refusal, decode
 from hre_torch.protocol.session import Session
 from tests.aggregators.contract import federate, same
@@ -240,6 +245,26 @@ def test_everything_runs_over_tls_and_only_with_the_right_certificate(
     assert session.pending == 1
     with pytest.raises(AggregatorError, match="CERTIFICATE_VERIFY_FAILED"):
         link(None).status()
+
+
+def test_a_private_key_with_a_passphrase_or_of_another_is_refused(tmp_path):
+    certificate, private_key = self_signed(tmp_path)
+    running.check_certificate(certificate, private_key)
+    key = serialization.load_pem_private_key(private_key.read_bytes(), None)
+    locked = tmp_path / "locked.pem"
+    locked.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    with pytest.raises(ConfigurationError, match=r"locked\.pem is encrypted"):
+        running.check_certificate(certificate, locked)
+    (tmp_path / "other").mkdir()
+    _, other = self_signed(tmp_path / "other")
+    with pytest.raises(ConfigurationError, match="belong together"):
+        running.check_certificate(certificate, other)
 
 
 def test_logs_are_lines_of_json_with_the_class_of_an_exception_only():

@@ -9,7 +9,12 @@ import pytest
 from hre_torch.crypto import keyfiles
 from hre_torch.deployment import serving
 from hre_torch.deployment.service_config import DSPConfig, KTSConfig, load_config
-from hre_torch.errors import KeyFileError, RecipeError, UnsupportedError
+from hre_torch.errors import (
+    ConfigurationError,
+    KeyFileError,
+    RecipeError,
+    UnsupportedError,
+)
 from tests.sites import furnish
 
 GOOD = "roster: r.json\nkey: dsp.key\nstore: store\nkts: http://127.0.0.1:8441\n"
@@ -40,7 +45,8 @@ def test_paths_are_relative_to_the_file(tmp_path):
         ("prot: 1", "did you mean 'port'"),
         ("port: 70000", "port"),
         ("workers: 0", "workers"),
-        ("kts: ftp://x", "kts"),
+        ("kts: ftp://x", "no URL of a server"),
+        ("kts: http://host:port", "no URL of a server"),
         ("certificate: c.pem", "both certificate and private_key"),
         ("a: [", "cannot read the configuration"),
     ],
@@ -74,6 +80,14 @@ def toy_site(tmp_path, monkeypatch):
 def test_an_insecure_profile_is_refused_before_any_key_is_opened(toy_site, tmp_path):
     toy_site("toy-insecure")
     with pytest.raises(UnsupportedError, match="INSECURE"):
+        serving.serve_kts(tmp_path / "kts.yaml", lambda key, file: b"wrong")
+
+
+def test_a_missing_certificate_is_told_before_any_key_is_opened(toy_site, tmp_path):
+    toy_site("rsa2048")
+    with (tmp_path / "kts.yaml").open("a") as file:
+        file.write("certificate: c.pem\nprivate_key: k.pem\n")
+    with pytest.raises(ConfigurationError, match="c.pem"):
         serving.serve_kts(tmp_path / "kts.yaml", lambda key, file: b"wrong")
 
 

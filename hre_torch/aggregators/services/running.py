@@ -6,12 +6,13 @@ import contextlib
 import gc
 import signal
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, NoReturn
 
 import uvicorn
 from starlette.applications import Starlette
@@ -20,9 +21,9 @@ from hre_torch.aggregators.addresses import KEPT_SECONDS, is_loopback
 from hre_torch.aggregators.services.guard import guarded
 from hre_torch.aggregators.services.logs import log_event
 from hre_torch.crypto.modulus import Parameters
-from hre_torch.errors import AggregatorError, UnsupportedError
+from hre_torch.errors import AggregatorError, ConfigurationError, UnsupportedError
 
-__all__ = ["check_exposure", "hosted", "serve"]
+__all__ = ["check_certificate", "check_exposure", "hosted", "serve"]
 
 _GRACE_SECONDS: Final = 10
 _START_SECONDS: Final = 10.0
@@ -55,6 +56,36 @@ def check_exposure(parameters: Parameters, host: str) -> None:
         )
 
 
+def check_certificate(certificate: Path | None, private_key: Path | None) -> None:
+    """Refuse to serve with TLS that would not work.
+
+    Args:
+        certificate: PEM chain; None for plain HTTP.
+        private_key: PEM.
+
+    Raises:
+        ConfigurationError: they cannot be read, do not fit, or ask for a passphrase.
+    """
+    if certificate is None:
+        return
+
+    def refuse() -> NoReturn:
+        raise ConfigurationError(
+            f"{private_key} is encrypted; name a private key without a passphrase, "
+            "readable by the server alone"
+        )
+
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+            certificate, private_key, refuse
+        )
+    except OSError as error:
+        raise ConfigurationError(
+            f"no TLS with certificate {certificate} and private_key {private_key} "
+            f"({error}); name PEM files that belong together"
+        ) from error
+
+
 def serve(
     app: Starlette,
     parameters: Parameters,
@@ -78,9 +109,11 @@ def serve(
 
     Raises:
         UnsupportedError: see `check_exposure`.
+        ConfigurationError: see `check_certificate`.
         AggregatorError: the address cannot be listened on.
     """
     check_exposure(parameters, host)
+    check_certificate(certificate, private_key)
     with _listening(host, port) as listener:
         log_event("listening", host=host, port=listener.getsockname()[1])
         server = _Server(_config(app, certificate, private_key))
@@ -107,9 +140,11 @@ def hosted(
 
     Raises:
         UnsupportedError: see `check_exposure`.
+        ConfigurationError: see `check_certificate`.
         AggregatorError: the address cannot be listened on, or nothing starts.
     """
     check_exposure(parameters, host)
+    check_certificate(certificate, private_key)
     with _listening(host, port) as listener:
         server = _Server(_config(app, certificate, private_key))
         thread = threading.Thread(
