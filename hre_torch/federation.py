@@ -302,13 +302,14 @@ class Federation:
 
 
 def _names(participants: int | Sequence[str]) -> list[str]:
-    if isinstance(participants, int):
+    if type(participants) is int:
         return [f"p{index}" for index in range(participants)]
-    if isinstance(participants, str):
+    if isinstance(participants, str) or not isinstance(participants, Sequence):
         raise TaskError(
-            f"participants is the text {participants!r}; give a number, or a list of "
-            "names"
+            f"participants is {participants!r}; give a number, or a list of names"
         )
+    if not all(isinstance(name, str) for name in participants):
+        raise TaskError(f"participants is {participants!r}; names are texts")
     reserved = {DATA_SERVICE, KEY_TRANSFORM} & set(participants)
     if reserved:
         raise TaskError(

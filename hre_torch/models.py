@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hre_torch.errors import RecipeError
+from hre_torch.errors import HREError, RecipeError
 from hre_torch.registry import Registry, nearest
 
 __all__ = [
@@ -71,7 +71,7 @@ def build_model(name: str, seed: int, **options: Any) -> nn.Module:
 
     Raises:
         UnknownPluginError: no model has that name.
-        RecipeError: the builder has no such option.
+        RecipeError: the builder has no such option, or cannot work with its value.
 
     >>> model = build_model("mnist_mlp", seed=0)
     >>> sum(p.numel() for p in model.parameters())
@@ -87,7 +87,21 @@ def build_model(name: str, seed: int, **options: Any) -> nn.Module:
             )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return builder(**options)
+        try:
+            return builder(**options)
+        except HREError:
+            raise
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as e:
+            raise RecipeError(
+                f"model.options is {options}, but {name!r} cannot be built so "
+                f"({type(e).__name__}: {e}); give values of the kind that its defaults "
+                f"are: {_defaults(builder)}"
+            ) from e
+
+
+def _defaults(builder: Callable[..., nn.Module]) -> str:
+    parameters = inspect.signature(builder).parameters.values()
+    return ", ".join(f"{each.name}={each.default!r}" for each in parameters)
 
 
 def digits_mlp(hidden: Sequence[int] = (32,), classes: int = 10) -> nn.Module:

@@ -66,6 +66,7 @@ class Registry(Generic[Plugin]):
         Raises:
             UnknownPluginError: no plug-in has that name.
         """
+        name = str(name)
         if name in self._loaded:
             return self._loaded[name]
         if name in self._paths:

@@ -41,17 +41,23 @@ def test_join_takes_a_name_or_the_next_who_is_missing():
         ({"min_contributions": 0}, TaskError, "between 1 and the number"),
         ({"participants": 0}, TaskError, "at least one participant"),
         ({"participants": "ab"}, TaskError, "list of names"),
+        ({"participants": 2.5}, TaskError, "list of names"),
+        ({"participants": [1, 2]}, TaskError, "names are texts"),
         ({"participants": ["a", "a"]}, TaskError, "more than once"),
         ({"participants": ["dsp"]}, TaskError, "name of a server"),
         ({"max_additions": 1, "min_contributions": 2}, TaskError, "raise max_add"),
         ({"staleness_bound": 0}, TaskError, "staleness_bound"),
         ({"clip": -1.0}, TaskError, "clip"),
+        ({"clip": "a"}, TaskError, "clip is 'a'"),
+        ({"fraction_bits": 2000}, TaskError, "fraction_bits is 2000"),
         ({"combine": "avg"}, TaskError, "combine is"),
         ({"assumed_colluders": -3}, TaskError, "assumed_colluders"),
         ({"value_bits": 99}, TaskError, "value_bits"),
         ({"suite": "papre"}, UnknownPluginError, "did you mean 'paper'"),
         ({"profile": "rsa-2048"}, ModulusError, "rsa2048"),
+        ({"suite": 3}, UnknownPluginError, "named '3'"),
         ({"workers": 0}, ConfigurationError, "workers"),
+        ({"workers": 1.5}, ConfigurationError, "workers"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_work(options, error, says):
@@ -69,6 +75,32 @@ def test_a_second_join_of_one_participant_is_refused():
     federation.join("p0")
     with pytest.raises(TaskError, match="joined already"):
         federation.join("p0")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "min_contributions",
+        "assumed_colluders",
+        "max_samples",
+        "max_additions",
+        "value_bits",
+        "fraction_bits",
+        "staleness_bound",
+    ],
+)
+@pytest.mark.parametrize("value", [2.5, "3", True])
+def test_what_is_no_whole_number_is_refused_by_name(name, value):
+    with pytest.raises(TaskError, match=f"{name} is {value!r}"):
+        make(**{name: value})
+
+
+def test_weights_too_large_for_the_fraction_bits_are_refused():
+    model = torch.nn.Linear(4, 2)
+    with torch.no_grad():
+        model.weight.fill_(1e6)
+    with pytest.raises(TaskError, match="too large for fraction_bits"):
+        Federation.local(model, participants=3, suite="plain", fraction_bits=40)
 
 
 def test_a_model_with_nan_weights_is_refused():

@@ -97,3 +97,18 @@ def test_a_third_party_can_register_a_model():
         return torch.nn.Linear(inputs, 10)
 
     assert build_model("tests_linear", seed=0, inputs=5).in_features == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("digits_mlp", {"hidden": 3}),
+        ("mnist_mlp", {"hidden": ["a"]}),
+        ("mnist_cnn", {"width": -1}),
+        ("cifar_cnn", {"classes": "ten"}),
+        ("resnet20", {"classes": 2.5}),
+    ],
+)
+def test_an_option_of_the_wrong_kind_is_told_with_the_defaults(name, options):
+    with pytest.raises(RecipeError, match=r"cannot be built so .*classes=10"):
+        build_model(name, 0, **options)

@@ -47,6 +47,8 @@ SESSION: Final = "train.session"
 _RECORD: Final = "session"
 _NODE_UNAVAILABLE: Final = 5
 """flwr's error code for a SuperNode that sent no heartbeat for about a minute."""
+_NO_METRICS: Final = 0
+"""Our own code, where a ClientApp replied with something else; flwr's begin at 1."""
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -220,7 +222,11 @@ class _Round:
             if reply.has_error():
                 self._note_failure(node, reply.error.code, reply.error.reason or "")
                 continue
-            end = SessionEnd(node, dict(reply.content[_RECORD]))
+            metrics = _metrics_of(reply)
+            if metrics is None:
+                self._note_failure(node, _NO_METRICS, "no reply of reply_with")
+                continue
+            end = SessionEnd(node, metrics)
             self.ended.append(end)
             self._tell("session end", node, **end.metrics)
 
@@ -261,6 +267,14 @@ class _Round:
     def _tell(self, event: str, node: int, **more: Any) -> None:
         turn = {"turn": self._turn.number, "turns": self._turn.of}
         self._report({"event": event, "node": node, **turn, **more})
+
+
+def _metrics_of(reply: Message) -> dict[str, int | float] | None:
+    """Return what `reply_with` wrote into a reply; None if something else did."""
+    record = reply.content.get(_RECORD)
+    if not isinstance(record, _flwr().MetricRecord):
+        return None
+    return dict(record)
 
 
 def _flwr() -> Any:

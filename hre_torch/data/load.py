@@ -43,6 +43,15 @@ _CIFAR10_FILES: Final = (
 )
 _DIGITS_TEST: Final = 360
 
+# Without a network, without a file, or over a file that is cut off or changed.
+_TORCHVISION_RAISES: Final = (
+    AssertionError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
+
 
 def default_root() -> Path:
     """Return where data lives: $HRE_TORCH_DATA if set, else ~/.cache/hre_torch."""
@@ -162,13 +171,16 @@ def _fetch(
                 kind(root=str(folder), train=True, download=True),
                 kind(root=str(folder), train=False, download=True),
             )
-    except (OSError, RuntimeError) as error:
-        missing = [name for name in files if not (folder / name).exists()]
-        wanted = "".join(f"\n  {folder / name}" for name in missing or files)
+    except _TORCHVISION_RAISES as error:
+        paths = [folder / name for name in files]
+        missing = [path for path in paths if not path.exists()]
+        state = "not complete" if missing else "damaged"
+        wanted = "".join(f"\n  {path}" for path in missing or paths)
         raise DataError(
-            f"{kind.__name__} is not complete below {folder} and could not be "
-            f"downloaded ({error}). Put these files there by hand (from {source}), or "
-            f"name the folder that has them in data.root or HRE_TORCH_DATA:{wanted}"
+            f"{kind.__name__} below {folder} is {state} and could not be downloaded "
+            f"({type(error).__name__}: {error}). Put these files there by hand (from "
+            f"{source}), or name the folder that has them in data.root or "
+            f"HRE_TORCH_DATA:{wanted}"
         ) from error
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 from torch import nn
 
 from hre_torch.crypto.modulus import Parameters
+from hre_torch.encoding.fixed_point import FixedPoint
 from hre_torch.errors import TaskError
 from hre_torch.optim.flatten import Buffers, FlatView, Layout
 from hre_torch.protocol.roster import Roster
@@ -19,6 +20,9 @@ from hre_torch.protocol.vectors import state_digest
 __all__ = ["Combine", "propose_task"]
 
 Combine = Literal["sum", "mean", "weighted"]
+
+_TOO_LARGE: Final = 2.0**53
+"""Integers from here on are not all floats."""
 
 
 def propose_task(
@@ -60,13 +64,25 @@ def propose_task(
         clip: L2 bound of an update that the task announces.
 
     Raises:
-        TaskError: the weights are not finite.
+        TaskError: the weights are not finite or too large, or a number is none.
         LayoutError, UnsupportedError: the model cannot be federated.
     """
     chosen = SUITES.get(suite)
     count = len(roster.participants)
+    _require_numbers(
+        min_contributions=min_contributions,
+        assumed_colluders=assumed_colluders,
+        max_samples=max_samples,
+        max_additions=max_additions,
+        value_bits=value_bits,
+        fraction_bits=fraction_bits,
+        staleness_bound=staleness_bound,
+    )
+    if type(clip) not in (int, float, type(None)):
+        raise TaskError(f"clip is {clip!r}; it must be a positive number or None")
     layout = Layout.of(model, buffers)
-    initial = _quantised(FlatView.of(model, buffers).read(), fraction_bits)
+    scale = FixedPoint(fraction_bits, value_bits).scale
+    initial = _quantised(FlatView.of(model, buffers).read(), scale)
     if min_contributions is None:
         min_contributions = chosen.default_contributions(count)
     if max_additions is None:
@@ -96,11 +112,22 @@ def propose_task(
     return config, initial
 
 
-def _quantised(
-    values: npt.NDArray[np.float64], fraction_bits: int
-) -> npt.NDArray[np.int64]:
-    if not np.isfinite(values).all():
+def _require_numbers(**numbers: Any) -> None:
+    """Refuse what is not a whole number; None stands for a default.
+
+    Raises:
+        TaskError: one of them is not.
+    """
+    for name, value in numbers.items():
+        if type(value) not in (int, type(None)):
+            raise TaskError(f"{name} is {value!r}; it must be a whole number")
+
+
+def _quantised(values: npt.NDArray[np.float64], scale: float) -> npt.NDArray[np.int64]:
+    scaled = np.rint(values * scale)
+    if not (np.abs(scaled) < _TOO_LARGE).all():
         raise TaskError(
-            "the model's initial weights hold NaN or infinity; initialise it again"
+            "the model's initial weights hold NaN or infinity, or numbers that are too "
+            "large for fraction_bits; initialise it again"
         )
-    return np.rint(values * 2.0**fraction_bits).astype(np.int64)
+    return scaled.astype(np.int64)

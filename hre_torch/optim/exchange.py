@@ -21,7 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hre_torch.encoding.fixed_point import Rounding, StochasticRounding
+from hre_torch.encoding.fixed_point import (
+    NearestRounding,
+    Rounding,
+    StochasticRounding,
+)
 from hre_torch.errors import (
     AggregatorError,
     HREWarning,
@@ -83,7 +87,9 @@ class Exchange:
         self._error_feedback = error_feedback
         self._rounding = rounding
         self._staleness_weight = staleness_weight
-        error = 1.0 if isinstance(rounding, StochasticRounding) else 0.5
+        # Any other rule than to the nearest may be off by as much as a unit.
+        nearest = isinstance(rounding, NearestRounding | None)
+        error = 0.5 if nearest else 1.0
         self._noise_width = noise.width(self._task, clip, error) if noise else 0.0
         self.model = LocalModel(view, self._known_weights)
         session.attach(self.model)

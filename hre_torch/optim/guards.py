@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from hre_torch.errors import LayoutError, UnstableTrainingWarning, UnsupportedError
+from hre_torch.errors import LayoutError, UnstableTrainingWarning
 from hre_torch.optim.flatten import FlatView, trainable_parameters
 from hre_torch.protocol.task import Task, TaskConfig
 
 __all__ = [
     "NonFiniteGradientError",
-    "check_settings",
     "gradients_are_finite",
     "guarded",
     "is_partial",
@@ -63,21 +62,6 @@ def guarded(
         return loss
 
     return evaluate
-
-
-def check_settings(push_every: int, pull_every: int, clip: float | None) -> None:
-    """Refuse settings that cannot work, by name.
-
-    Raises:
-        UnsupportedError: one of them cannot.
-    """
-    for name, steps in (("push_every", push_every), ("pull_every", pull_every)):
-        if steps < 1:
-            raise UnsupportedError(f"{name} is {steps}; it must be at least 1.")
-    if clip is not None and not (math.isfinite(clip) and clip > 0):
-        raise UnsupportedError(
-            f"clip is {clip}; it must be a positive number, or None for no bound."
-        )
 
 
 def warn_if_unstable(task: Task, inner: Optimizer, push_every: int) -> None:

@@ -22,7 +22,6 @@ from hre_torch.optim.exchange import Exchange
 from hre_torch.optim.flatten import Buffers, FlatView, Layout
 from hre_torch.optim.guards import (
     NonFiniteGradientError,
-    check_settings,
     is_partial,
     members,
     require_known,
@@ -32,6 +31,7 @@ from hre_torch.optim.guards import (
 from hre_torch.optim.inner import InnerStep
 from hre_torch.optim.privacy import GaussianNoise
 from hre_torch.optim.progress import Progress
+from hre_torch.optim.settings import check_kinds, check_numbers
 from hre_torch.optim.staleness import Constant, StalenessWeight
 from hre_torch.protocol.participant import Opened
 from hre_torch.protocol.session import Session
@@ -120,7 +120,14 @@ class HREOptimizer(Optimizer):
                 f"HREOptimizer wraps a torch optimizer, not {type(inner).__name__}; "
                 "write HREOptimizer(torch.optim.SGD(model.parameters()), session)."
             )
-        check_settings(push_every, pull_every, clip)
+        check_kinds(
+            session,
+            module=module,
+            rounding=rounding,
+            staleness_weight=staleness_weight,
+            noise=noise,
+        )
+        check_numbers(push_every, pull_every, clip)
         super().__init__(inner.param_groups, inner.defaults)
         self.inner = inner
         self.session = session

@@ -73,10 +73,11 @@ class GaussianNoise:
     multiplier: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.multiplier) and self.multiplier > 0):
+        number = type(self.multiplier) in (int, float)
+        if not (number and math.isfinite(self.multiplier) and self.multiplier > 0):
             raise UnsupportedError(
-                f"GaussianNoise.multiplier is {self.multiplier}; it must be a positive "
-                "number, 1.0 for instance."
+                f"GaussianNoise.multiplier is {self.multiplier!r}; it must be a "
+                "positive number, 1.0 for instance."
             )
 
     def width(self, task: Task, clip: float | None, rounding_error: float) -> float:
@@ -85,7 +86,7 @@ class GaussianNoise:
         Args:
             task: its t, c, f, b, n and Q.
             clip: C, L2 bound of an update.
-            rounding_error: r, 0.5 to the nearest and 1 stochastically.
+            rounding_error: r, 0.5 to the nearest and 1 otherwise.
 
         Raises:
             UnsupportedError: without a bound there is no calibration, or the task's

@@ -138,6 +138,11 @@ class DataServiceProvider(DownloadServer):
         self._ledger.withdraw(upload)
         self._shelf.drop(upload)
 
+    def is_pending(self, upload: bytes) -> bool:
+        """Whether an upload, named by its digest, waits for the KTS to log it."""
+        entry = self._ledger.find(upload)
+        return entry is not None and entry.status == "pending"
+
     def acknowledge(self, upload: bytes) -> Envelope[Ack] | None:
         """Acknowledge again what was accepted before; None for any other digest."""
         entry = self._ledger.find(upload)

@@ -41,8 +41,10 @@ class Workers:
         """Return `count` worker processes; one means this very thread.
 
         Raises:
-            ConfigurationError: `count` is below 1.
+            ConfigurationError: `count` is no whole number, or below 1.
         """
+        if type(count) is not int:
+            raise ConfigurationError(f"workers must be a whole number, not {count!r}")
         if count <= 1:
             return cls(count=count)
         methods = multiprocessing.get_all_start_methods()

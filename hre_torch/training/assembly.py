@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+
 from hre_torch.data.images import Data
 from hre_torch.data.load import load_data
 from hre_torch.data.partition import Batches, split_indices
+from hre_torch.errors import RecipeError
 from hre_torch.federation import Federation
 from hre_torch.models import build_model
 from hre_torch.observer import Observer
@@ -24,17 +27,42 @@ __all__ = [
 
 
 def load_recipe_data(recipe: Recipe) -> Data:
-    """Return the data that a recipe names.
+    """Return the data that a recipe names, once its network has seen some of it.
 
     Raises:
         DataError: it is missing; the message says which files go where.
+        RecipeError: the network takes images of another shape, or has fewer outputs
+            than there are classes.
     """
-    return load_data(
+    data = load_data(
         recipe.data.name,
         recipe.data.root,
         train_size=recipe.data.train_size,
         seed=recipe.train.seed,
     )
+    _require_fit(recipe, data)
+    return data
+
+
+def _require_fit(recipe: Recipe, data: Data) -> None:
+    name, source = recipe.model.name, recipe.data.name
+    model = build_model(name, recipe.train.seed, **recipe.model.options).eval()
+    images, _ = data.train.batch(torch.arange(min(2, len(data.train))))
+    try:
+        with torch.no_grad():
+            outputs = tuple(model(images).shape)
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise RecipeError(
+            f"the network {name!r} cannot see an image of {source!r}, whose channels, "
+            f"height and width are {data.train.shape} ({error}); change model.name, "
+            "model.options or data.name"
+        ) from error
+    if len(outputs) != 2 or outputs[1] < len(data.classes):
+        raise RecipeError(
+            f"the network {name!r} has outputs of shape {outputs} for {len(images)} "
+            f"images, but {source!r} has {len(data.classes)} classes; set "
+            f"model.options.classes={len(data.classes)}"
+        )
 
 
 def make_batches(recipe: Recipe, data: Data) -> list[Batches]:

@@ -165,6 +165,27 @@ def test_closing_while_an_upload_fails_does_not_wait_for_ever(sessions):
     assert not closing.is_alive()
 
 
+def test_a_fetch_that_ends_after_closing_does_no_errands(sessions):
+    session, errands = sessions()[0], []
+    fetching, gate = threading.Event(), threading.Event()
+
+    def fetch(since):
+        fetching.set()
+        gate.wait(10)
+        return iter(())
+
+    session._backend.fetch = fetch
+    session._prefetcher._idle = lambda: errands.append(1)
+    session._prefetcher.call()
+    assert fetching.wait(10)
+    closing = threading.Thread(target=session.close, daemon=True)
+    closing.start()
+    eventually(lambda: session._prefetcher._ended)
+    gate.set()
+    closing.join(10)
+    assert errands == []
+
+
 def test_q_updates_under_way_give_back_pressure(sessions):
     session = sessions(max_additions=6)[0]
     gate = hold(session)

@@ -40,8 +40,9 @@ def flwr(monkeypatch):
 class ToyGrid:
     """Flower's grid, with SuperNodes that do what their script says.
 
-    A script is a list with one entry per session: metrics, an error code, or None for
-    a message that Flower does not take. `comes` says at which look a node appears.
+    A script is a list with one entry per session: metrics, an error code, None for a
+    message that Flower does not take, or records of somebody else's reply. `comes` says
+    at which look a node appears.
     """
 
     def __init__(self, flwr, scripts, comes=()):
@@ -70,6 +71,8 @@ class ToyGrid:
         if isinstance(outcome, int):
             error = self._flwr.Error(outcome, "so it is")
             self._replies[number] = self._flwr.Message(error, reply_to=message)
+        elif isinstance(outcome, self._flwr.RecordDict):
+            self._replies[number] = self._flwr.Message(outcome, reply_to=message)
         else:
             self._replies[number] = reply_with(message, outcome)
         return number
@@ -122,6 +125,20 @@ def test_a_supernode_that_fails_is_given_up_and_the_others_count(flwr):
     ends = launch_sessions(grid, launch, lambda record: None)
     assert [end.node for end in ends] == [8]
     assert len(grid.pushed) == 3
+
+
+@pytest.mark.flower
+@pytest.mark.parametrize("named", ["session", "other"])
+def test_a_reply_of_something_else_counts_as_a_failure(flwr, named):
+    strange = flwr.RecordDict({named: flwr.ConfigRecord({"accuracy": "high"})})
+    grid = ToyGrid(flwr, {7: [strange] * 9, 8: [{"accuracy": 1}]})
+    told = []
+    ends = launch_sessions(
+        grid, Launch(participants=2, attempts=2, **HASTY), told.append
+    )
+    assert [end.node for end in ends] == [8]
+    failed = [record for record in told if record["event"] == "session failed"]
+    assert [record["reason"] for record in failed] == ["no reply of reply_with"] * 2
 
 
 @pytest.mark.flower

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -29,7 +30,10 @@ from hre_torch.crypto.modulus import load_profile
 from hre_torch.errors import (
     AggregatorError,
     ConfigurationError,
+    LostWorkerWarning,
+    MessageError,
     SignatureError,
+    StaleUploadError,
     UnsupportedError,
 )
 from hre_torch.protocol.envelope import Refusal, decode
@@ -127,6 +131,47 @@ def test_a_recorded_fetch_is_worth_nothing(serve_http):
     assert len(list(link.fetch(0))) == 1
     again = httpx.post(f"{deployment.url}/v1/fetch", content=sent[0])
     assert again.status_code == 425
+
+
+@pytest.mark.parametrize(("days", "refused"), [(0.9, False), (1.1, True), (9e4, True)])
+def test_a_clock_that_is_days_ahead_is_told_and_locks_nobody_out(
+    serve_http, monkeypatch, days, refused
+):
+    link = serve_http("plain").connect("p0")
+    now = int(days * 24 * 3600 * 1e9) + time.time_ns()
+    with monkeypatch.context() as patch:
+        patch.setattr(link, "_next_moment", lambda: now)
+        if refused:
+            with pytest.raises(MessageError, match="days ahead of the DSP's; set it"):
+                link.status()
+        else:
+            link.status()
+    if refused:
+        link.status()
+
+
+def test_two_copies_of_an_upload_that_the_kts_refuses_hear_the_same_reason(serve_http):
+    deployment = serve_http("plain")
+    upload, asked = deployment.seal("p0"), asyncio.Event()
+
+    async def refuse(route, deposit, kind):
+        # The first copy waits until the second has come as far.
+        if waiting.append(route) or len(waiting) < 2:
+            await asked.wait()
+        asked.set()
+        raise StaleUploadError("too old")
+
+    waiting = []
+    deployment.dsp._errands.ask = refuse
+    with ThreadPoolExecutor(2) as sending:
+        answers = list(
+            sending.map(
+                lambda _: httpx.post(f"{deployment.url}/v1/uploads", content=upload),
+                range(2),
+            )
+        )
+    assert [refusal_of(answer).error for answer in answers] == ["StaleUploadError"] * 2
+    assert not list(deployment.dsp._role._ledger.unreleased())
 
 
 def test_nobody_can_make_the_dsp_forget_what_another_has_not_fetched(serve_http):
@@ -267,8 +312,10 @@ def test_a_private_key_with_a_passphrase_or_of_another_is_refused(tmp_path):
         running.check_certificate(certificate, other)
 
 
-def test_logs_are_lines_of_json_with_the_class_of_an_exception_only():
+@pytest.mark.filterwarnings("default")
+def test_logs_are_lines_of_json_with_the_class_of_an_exception_only(monkeypatch):
     stream = io.StringIO()
+    monkeypatch.setattr(warnings, "showwarning", None)
     try:
         write_logs_to(stream)
         log_event("release", version=3)
@@ -276,13 +323,18 @@ def test_logs_are_lines_of_json_with_the_class_of_an_exception_only():
             raise ValueError("a secret")
         except ValueError:
             logging.getLogger("hre_torch.services").exception("broke")
+        warnings.warn("a worker process was killed", LostWorkerWarning, stacklevel=1)
     finally:
+        monkeypatch.undo()
         for name in ("hre_torch.services", "uvicorn"):
             logging.getLogger(name).handlers = []
             logging.getLogger(name).propagate = True
-    first, second = map(json.loads, stream.getvalue().splitlines())
+    first, second, third = map(json.loads, stream.getvalue().splitlines())
     assert (first["event"], first["version"], first["level"]) == ("release", 3, "info")
     assert second["exception"] == "ValueError"
+    assert (third["event"], third["level"]) == ("warning", "warning")
+    assert third["reason"] == "LostWorkerWarning"
+    assert third["message"] == "a worker process was killed"
     assert "a secret" not in stream.getvalue()
 
 

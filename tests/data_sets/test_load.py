@@ -119,6 +119,21 @@ def test_without_a_network_the_error_says_which_files_go_where(tmp_path, name, f
         assert str(tmp_path / file) in str(caught.value)
 
 
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("content", [b"", b"\0\0", b"\0\0\x08\x03\0\0", b"x" * 999])
+def test_mnist_files_that_are_cut_off_or_something_else_are_called_damaged(
+    tmp_path, content
+):
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        for kind in ("images-idx3", "labels-idx1"):
+            (folder / f"{part}-{kind}-ubyte").write_bytes(content)
+    with pytest.raises(DataError, match="is damaged") as caught:
+        load_data("mnist", tmp_path)
+    assert str(folder / "t10k-labels-idx1-ubyte") in str(caught.value)
+
+
 def test_cifar10_arrays_become_channels_first(monkeypatch, tmp_path):
     class Stored:
         def __init__(self, root, train, download):

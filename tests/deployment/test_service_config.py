@@ -87,7 +87,7 @@ def test_a_missing_certificate_is_told_before_any_key_is_opened(toy_site, tmp_pa
     toy_site("rsa2048")
     with (tmp_path / "kts.yaml").open("a") as file:
         file.write("certificate: c.pem\nprivate_key: k.pem\n")
-    with pytest.raises(ConfigurationError, match="c.pem"):
+    with pytest.raises(ConfigurationError, match=r"c\.pem"):
         serving.serve_kts(tmp_path / "kts.yaml", lambda key, file: b"wrong")
 
 

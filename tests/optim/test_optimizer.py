@@ -152,8 +152,14 @@ def test_one_cycle_moves_momentum_as_well(wrapped, batches):
         ({"pull_every": -1}, "pull_every is -1"),
         ({"clip": 0.0}, "clip is 0.0"),
         ({"clip": float("nan")}, "clip is nan"),
+        ({"push_every": 2.5}, "push_every is 2.5"),
+        ({"pull_every": True}, "pull_every is True"),
+        ({"clip": "1"}, "clip is '1'"),
+        ({"noise": 4.0}, r"noise is 4.0; give GaussianNoise"),
+        ({"rounding": "nearest"}, "rounding is 'nearest'; give a function"),
+        ({"staleness_weight": 0.5}, r"staleness_weight is 0\.5; give a function"),
+        ({"module": 3}, "module is of type int"),
     ],
-    ids=["push_every", "pull_every", "clip", "clip nan"],
 )
 def test_settings_that_cannot_work_are_refused_by_name(network, session, options, says):
     model = network()
@@ -168,6 +174,13 @@ def test_only_a_plain_optimizer_can_be_wrapped(wrapped):
         HREOptimizer(optimizer, optimizer.session)
     with pytest.raises(UnsupportedError, match="not generator"):
         HREOptimizer(model.parameters(), optimizer.session)
+
+
+def test_a_federation_is_told_to_be_joined(network, federation):
+    model = network()
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(UnsupportedError, match=r"type Federation; give what .*join"):
+        HREOptimizer(inner, federation(model))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from hre_torch.encoding.fixed_point import NearestRounding, StochasticRounding
 from hre_torch.errors import UnsupportedError
 from hre_torch.optim import GaussianNoise, HREOptimizer
 from hre_torch.optim.privacy import discrete_gaussian
@@ -103,6 +104,22 @@ def test_error_feedback_does_not_take_the_noise_back(federation, network):
     assert optimizer.session.statistics.pushes == 1
 
 
+def test_a_rounding_of_ones_own_is_covered_as_the_stochastic_one_is(
+    federation, network
+):
+    widths = [
+        optimizer_of(
+            make(federation, network), network(), GaussianNoise(2.0), rounding=rule
+        )._exchange._noise_width
+        for rule in (None, NearestRounding(), StochasticRounding(1), np.rint)
+    ]
+    assert widths[0] == widths[1]
+    assert widths[2] == widths[3]
+    assert widths[2] - widths[0] == pytest.approx(
+        2.0 * 0.5 * math.sqrt(57) / math.sqrt(3)
+    )
+
+
 def test_the_same_seeded_training_without_noise_is_unchanged(federation, network):
     model = network()
     optimizer = optimizer_of(federation(model, clip=0.05), model, None)
@@ -136,6 +153,8 @@ def test_a_larger_bound_than_the_tasks_is_refused_with_noise(federation, network
 def test_a_multiplier_that_is_no_multiplier_is_refused():
     with pytest.raises(UnsupportedError, match="multiplier is 0"):
         GaussianNoise(0)
+    with pytest.raises(UnsupportedError, match="multiplier is '1'"):
+        GaussianNoise("1")
     with pytest.raises(UnsupportedError, match="delta is 2"):
         GaussianNoise(1.0).epsilon(1, 2)
 

@@ -84,7 +84,8 @@ class Prefetcher:
                     since = following
             except HREError as error:
                 self._keep(since, error, since)
-            self._idle()
+            if not self._ended:
+                self._idle()
 
     def _keep(self, since: int, data: bytes | HREError, following: int) -> bool:
         """Keep what was fetched, unless it is no longer what is wanted next."""

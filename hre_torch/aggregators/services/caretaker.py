@@ -68,7 +68,8 @@ class Caretaker:
             self._due.clear()
             try:
                 await self._errand()
-            except HREError as error:
+            except Exception as error:
+                # Whatever it was, nobody else would go on with what is due.
                 self._tell(False)
                 self._idle.set()  # Whoever waits would wait for nothing.
                 lost = isinstance(error, UnreachableError)
@@ -76,7 +77,8 @@ class Caretaker:
                     "errand failed",
                     level=logging.WARNING if lost else logging.ERROR,
                     reason=type(error).__name__,
-                    message=str(error),
+                    # What others say may name secrets.
+                    message=str(error) if isinstance(error, HREError) else "",
                 )
                 await asyncio.sleep(_PAUSE_SECONDS)
                 self._due.set()

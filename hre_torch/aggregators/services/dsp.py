@@ -152,7 +152,9 @@ class DataServiceService:
         return await self._steps.run(self._confirm, receipt)
 
     def _withdraw(self, upload: bytes) -> None:
-        self._role.withdraw(upload)
+        # Another copy of the same message may have met the same refusal before.
+        if self._role.is_pending(upload):
+            self._role.withdraw(upload)
 
     def _admit(
         self, message: bytes

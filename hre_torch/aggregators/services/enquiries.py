@@ -3,11 +3,13 @@
 An answer costs a key transform or a walk through the ledger, so strangers must not ask,
 and nobody may repeat what a participant once asked. A request carries its sender's
 *moment*, nanoseconds of a clock, which must be later than that of all requests before.
-Moments are forgotten in a restart; what is repeated then costs one more answer.
+Moments are forgotten in a restart; what is repeated then costs one more answer. One far
+ahead of this server's clock is refused, or its sender could not ask again for so long.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -16,12 +18,15 @@ from starlette.routing import Route
 
 from hre_torch.aggregators.services.intake import Expected, Intake
 from hre_torch.aggregators.services.routes import Desk
+from hre_torch.errors import MessageError
 from hre_torch.protocol.envelope import Envelope, Header, decode
 from hre_torch.protocol.requests import Request
 from hre_torch.protocol.task import Task
 
 __all__ = ["SMALL", "Enquiries"]
 
+_DAY: Final = 24 * 3600 * 10**9
+"""Nanoseconds that a participant's clock may be ahead."""
 SMALL: Final = 4096
 """Octets of header that a request or an upload may have; honest ones have 500."""
 
@@ -56,6 +61,12 @@ class Enquiries:
         return self._desk.route(path, self._intake, Expected(kind, SMALL, 0, 0), work)
 
     def _check_moment(self, request: Request) -> None:
+        ahead = request.moment - time.time_ns()
+        if ahead > _DAY:
+            raise MessageError(
+                f"the clock of {request.sender!r} is {ahead / _DAY:.1f} days ahead of "
+                "the DSP's; set it right, and start again"
+            )
         newest = self._moments.get(request.sender, -1)
         if request.moment <= newest:
             # No refusal: an honest sender's request was doubled on its way, and a

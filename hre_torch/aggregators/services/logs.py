@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+import warnings
 from typing import Any, Final, TextIO
 
 __all__ = ["log_event", "write_logs_to"]
@@ -26,7 +27,7 @@ def log_event(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
 
 
 def write_logs_to(stream: TextIO = sys.stderr, *, level: int = logging.INFO) -> None:
-    """Write the servers' events, and what uvicorn complains of, as lines of JSON."""
+    """Write the servers' events, warnings and what uvicorn complains of as JSON."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_JSONFormatter())
     for name, least in (("hre_torch.services", level), ("uvicorn", logging.ERROR)):
@@ -34,6 +35,18 @@ def write_logs_to(stream: TextIO = sys.stderr, *, level: int = logging.INFO) -> 
         logger.handlers = [handler]
         logger.setLevel(least)
         logger.propagate = False
+    warnings.showwarning = _log_warning
+
+
+def _log_warning(
+    message: Warning | str, category: type[Warning], *place: object, **more: object
+) -> None:
+    log_event(
+        "warning",
+        level=logging.WARNING,
+        reason=category.__name__,
+        message=str(message),
+    )
 
 
 class _JSONFormatter(logging.Formatter):

@@ -1,0 +1,67 @@
+"""What `HREOptimizer` is told, checked before anything begins."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import nn
+
+from hre_torch.errors import UnsupportedError
+from hre_torch.optim.privacy import GaussianNoise
+from hre_torch.protocol.session import Session
+
+__all__ = ["check_kinds", "check_numbers"]
+
+
+def check_kinds(
+    session: Any,
+    *,
+    module: Any,
+    rounding: Any,
+    staleness_weight: Any,
+    noise: Any,
+) -> None:
+    """Refuse what is not of the kind that the optimizer works with.
+
+    Raises:
+        UnsupportedError: one of them is not; the message says what to give.
+    """
+    if not isinstance(session, Session):
+        raise UnsupportedError(
+            f"The session is of type {type(session).__name__}; give what "
+            "Federation.join() or hre_torch.connect() returned."
+        )
+    if not isinstance(module, nn.Module | None):
+        raise UnsupportedError(
+            f"module is of type {type(module).__name__}; give the model, or None."
+        )
+    if not isinstance(noise, GaussianNoise | None):
+        raise UnsupportedError(
+            f"noise is {noise!r}; give GaussianNoise(multiplier), or None."
+        )
+    for name, rule in (("rounding", rounding), ("staleness_weight", staleness_weight)):
+        if rule is not None and not callable(rule):
+            raise UnsupportedError(
+                f"{name} is {rule!r}; give a function of hre_torch or of your own, "
+                "or None."
+            )
+
+
+def check_numbers(push_every: Any, pull_every: Any, clip: Any) -> None:
+    """Refuse numbers that cannot work, by name.
+
+    Raises:
+        UnsupportedError: one of them cannot.
+    """
+    for name, steps in (("push_every", push_every), ("pull_every", pull_every)):
+        if type(steps) is not int or steps < 1:
+            raise UnsupportedError(
+                f"{name} is {steps!r}; it must be a whole number of steps, at least 1."
+            )
+    if clip is None:
+        return
+    if type(clip) not in (int, float) or not (math.isfinite(clip) and clip > 0):
+        raise UnsupportedError(
+            f"clip is {clip!r}; it must be a positive number, or None for no bound."
+        )
