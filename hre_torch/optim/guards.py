@@ -107,7 +107,8 @@ def _warn_of_buffers(config: TaskConfig, participants: int, push_every: int) -> 
     """Warn where running averages of BatchNorm overshoot what they follow.
 
     k steps move one by 1 - (1 - m)^k of the way to its batches' figures, with torch's
-    default m = 0.1. All P participants do so, and their sum is divided by t.
+    default m = 0.1. All P participants do so, in up to P / t releases, each of which
+    moves the common one by the mean of its uploads.
     """
     way = participants / config.min_contributions * (1 - 0.9**push_every)
     if not config.n_buffers or config.combine == "weighted" or way <= 1:

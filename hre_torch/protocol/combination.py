@@ -12,6 +12,11 @@ samples as the task allows at most has weight M. The weight is one more value of
 upload, behind parameters and buffers, and as secret as they are: what is opened is the
 sum of weights, and no suite knows that there are any.
 
+Averaged buffers are statistics, and twice as far is not twice as good. Unless they are
+weighted, a release of n >= t uploads moves them by the mean of its uploads:
+
+    change = round(t sum q_i / n)                         q_i = round(2^f u_i / t)
+
 An update is clipped before it is weighted, so that its values obey
 
     |q_i| <= limit w_i / M,   limit = 2^(b-1) - 1.
@@ -149,8 +154,8 @@ class Combination:
             count: how many they are.
 
         Returns:
-            int32 at scale 2^f, shape `(n_values,)`, and `sum w_i`; where updates have
-            no weights, `total` itself and 0.
+            int32, with averaged buffers int64, at scale 2^f, shape `(n_values,)`, and
+            `sum w_i`. Without weights and buffers that is `total` itself and 0.
 
         Raises:
             ChecksumError: these are not the weights of so many uploads.
@@ -158,7 +163,7 @@ class Combination:
         """
         config = self._config
         if config.combine != "weighted":
-            return total, 0
+            return self._with_mean_buffers(total, count), 0
         weight, most = int(total[-1]), count * config.max_weight
         if not count <= weight <= most:
             raise ChecksumError(
@@ -194,6 +199,15 @@ class Combination:
                 f"lie between 1 and {most}"
             )
         return weight
+
+    def _with_mean_buffers(self, total: Integers, count: int) -> Integers:
+        config = self._config
+        if not config.n_buffers:
+            return total
+        changes = total.astype(np.int64)
+        buffers = changes[config.n_params :]
+        buffers[:] = divided(buffers * config.min_contributions, count)
+        return changes
 
     def _copies(self, first: int, size: int) -> npt.NDArray[np.int64]:
         """Return 1 or t for each value: buffers are a mean even in a sum."""

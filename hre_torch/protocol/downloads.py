@@ -97,12 +97,13 @@ class DownloadServer(Server[DataServiceCipher[Any]]):
             )
         last = since + 1
         count, octets = releases[last].count, len(releases[last].encoded)
-        merge = merge and self._suite.merges_in(self.task.config.combine)
+        config = self.task.config
+        merge = merge and self._suite.merges_in(config.combine, config.n_buffers)
         while merge and last < self.version:
             count += releases[last + 1].count
             octets += len(releases[last + 1].encoded)
             # The download's header carries all their signed lists.
-            if count > self.task.config.max_additions or octets > MAX_HEADER_BYTES // 2:
+            if count > config.max_additions or octets > MAX_HEADER_BYTES // 2:
                 break
             last += 1
         return since + 1, last

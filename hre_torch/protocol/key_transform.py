@@ -139,12 +139,13 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
                 f"releases {header.first}..{header.last} were never signed here; the "
                 f"newest is {self.version}"
             )
-        combine = self.task.config.combine
-        if header.first < header.last and not self._suite.merges_in(combine):
+        config = self.task.config
+        merges = self._suite.merges_in(config.combine, config.n_buffers)
+        if header.first < header.last and not merges:
             raise TransformError(
                 f"releases {header.first}..{header.last} were asked for as one sum, "
-                f"but suite {self._suite.name!r} with combine={combine!r} opens each "
-                "release alone"
+                f"but suite {self._suite.name!r} with combine={config.combine!r} and "
+                f"{config.n_buffers} averaged buffer values opens each release alone"
             )
         self._shelf.forget(header.recipient, min(header.opened, header.first - 1))
         kept = [

@@ -92,7 +92,8 @@ class LearningParticipant:
         suite.check(task)
         self._cipher = suite.participant(task, secret, workers)
         self._combination = Combination(task.config)
-        self._merges = suite.merges_in(task.config.combine)
+        config = task.config
+        self._merges = suite.merges_in(config.combine, config.n_buffers)
         self._max_bytes = suite.max_message_bytes(task)
         self._state = state or ParticipantState()
 

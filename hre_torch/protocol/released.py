@@ -36,7 +36,9 @@ class ReleasedWeights:
     def __init__(
         self, task: Task, values: npt.NDArray[np.int64], digest: bytes | None = None
     ) -> None:
-        self._merges = SUITES.get(task.config.suite).merges_in(task.config.combine)
+        config = task.config
+        suite = SUITES.get(config.suite)
+        self._merges = suite.merges_in(config.combine, config.n_buffers)
         self.values = values
         self.digest = state_digest(values) if digest is None else digest
         self.previous_digest = b""

@@ -109,12 +109,13 @@ class Suite(ABC):
             return 1
         return max(self.least_contributions, math.ceil(participants / 2))
 
-    def merges_in(self, combine: str) -> bool:
+    def merges_in(self, combine: str, n_buffers: int) -> bool:
         """Whether consecutive releases may be opened as one sum in such a task.
 
-        Weighted ones may not: each release is divided by its own sum of weights.
+        Weighted ones may not, nor those with averaged buffers: each release is divided
+        by its own sum of weights, or by its own number of uploads.
         """
-        return self.merges and combine != "weighted"
+        return self.merges and combine != "weighted" and not n_buffers
 
     @abstractmethod
     def plan(self, parameters: Parameters, workload: Workload) -> Plan:

@@ -125,7 +125,7 @@ def estimate_recipe(
     t = recipe.min_contributions or suite.default_contributions(recipe.participants)
     releases = pushes // t
     downloads = recipe.participants * releases
-    if suite.merges_in(recipe.combination):
+    if suite.merges_in(recipe.combination, n_values - n_params):
         downloads = min(downloads, pulls)
     phases = _phase_seconds(plan, parameters, recipe.workers, additions=t - 1)
     calls = {"add": releases} | dict.fromkeys(_OF_A_DOWNLOAD, downloads)

@@ -123,6 +123,31 @@ def test_mean_buffers_are_averaged_even_where_parameters_are_summed(federation):
         assert model[1].num_batches_tracked.item() == 1
 
 
+@pytest.mark.parametrize("combine", ["sum", "mean"])
+def test_a_release_of_many_uploads_moves_buffers_by_their_mean(federation, combine):
+    """As after an outage, when one release holds all that has gathered."""
+    together = federation(
+        normalised(), 2, min_contributions=2, combine=combine, buffers="mean"
+    )
+    models = [normalised(), normalised()]
+    (ahead, late), names = models, together.names
+    first, second = (
+        sgd(model, together.join(name), lr=0.1, buffers="mean", pull_every=1000)
+        for model, name in zip(models, names, strict=True)
+    )
+    for value in (0.125, 0.25, 0.375):
+        ahead[1].running_mean.fill_(value)
+        first.push()
+    late[1].running_mean.fill_(0.25)
+    second.push()
+    for optimizer in (first, second):
+        (release,) = optimizer.pull()
+        assert len(release.uploads) == 4
+    expected = (3 * 0.125 + 0.25) / 4
+    for model in models:
+        assert (model[1].running_mean - expected).abs().max() < 1e-4
+
+
 def test_clip_does_not_shrink_buffers(federation):
     model = normalised()
     optimizer = sgd(

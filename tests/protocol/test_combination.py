@@ -142,6 +142,25 @@ def test_weights_that_all_grow_alike_change_nothing_but_rounding(drawn, factor, 
     assert np.abs(small - large).max() <= error
 
 
+@given(drawn=UPDATES)
+@settings(max_examples=30)
+def test_averaged_buffers_move_by_the_mean_of_a_release_however_large(drawn):
+    config = msgspec.structs.replace(
+        CONFIG, combine="sum", max_samples=None, n_params=32, n_buffers=30
+    )
+    t, updates = config.min_contributions, np.array(drawn)
+    count = max(t, len(updates))
+    updates = np.resize(updates, (count, 62))
+    sent = np.column_stack([updates[:, :32], np.rint(updates[:, 32:] / t)])
+    change, weight = Combination(config).change(
+        sent.sum(axis=0).astype(np.int64), count
+    )
+    assert weight == 0
+    assert (change[:32] == updates[:, :32].sum(axis=0)).all()
+    error = np.abs(change[32:] - updates[:, 32:].mean(axis=0)).max()
+    assert error <= t / 2 + 0.5
+
+
 def test_an_own_pending_update_counts_in_full_whatever_its_weight(make_federation):
     session = together(make_federation(**WEIGHTED))[0]
     start = session.weights()
@@ -250,7 +269,7 @@ def test_a_participant_refuses_weighted_releases_that_come_as_one_sum(
         a.push(upload(a, 50, 1))
         b.push(upload(b, 20, 2))
     suite = type(federation.servers._data_service._suite)
-    monkeypatch.setattr(suite, "merges_in", lambda self, combine: True)
+    monkeypatch.setattr(suite, "merges_in", lambda self, combine, n_buffers: True)
     with pytest.raises(TransformError, match="each is opened alone"):
         late.pull()
 

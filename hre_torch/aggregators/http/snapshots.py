@@ -216,7 +216,8 @@ def _explains(
     own = state_digest(weights)
     if digest == own == task.config.initial_digest:
         return True
-    if SUITES.get(task.config.suite).merges_in(task.config.combine):
+    config = task.config
+    if SUITES.get(config.suite).merges_in(config.combine, config.n_buffers):
         return digest == own
     return digest == chained_digest(previous, own)
 
