@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,12 +19,13 @@ from safetensors import SafetensorError
 
 from hre_torch.durable_files import replace_file
 from hre_torch.errors import RunDirectoryError
+from hre_torch.optim.optimizer import STATE_KEY
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.session_state import SessionState
 from hre_torch.training.checkpoint import decode_tensor, encode_tensor
 from hre_torch.training.state import LearnerState
 
-__all__ = ["Memory", "Remembered"]
+__all__ = ["Memory", "Remembered", "Sent"]
 
 _FORMAT: Final = 3
 _PRIVATE: Final = 0o600
@@ -53,6 +55,33 @@ class Remembered(msgspec.Struct):
     random_state: dict[str, Any]
     format: int = _FORMAT
 
+    @property
+    def sent(self) -> Sent:
+        """How far its pushes had come."""
+        since_push = self.learner.optimizer[STATE_KEY]["progress"]["since_push"]
+        return Sent(self.step - since_push, self.session.participant.sequence)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """How far the pushes of a participant had come at one moment.
+
+    Attributes:
+        steps: local steps that were in them.
+        sequence: number of the next upload.
+    """
+
+    steps: int
+    sequence: int
+
+    def reckoned(self, sequence: int, push_every: int) -> int:
+        """Return how many steps are in the pushes when that is the next number.
+
+        True while every push holds `push_every` steps and uses one number. Others are
+        to be noted as soon as they have happened.
+        """
+        return self.steps + (sequence - self.sequence) * push_every
+
 
 class Memory:
     """The file.
@@ -60,6 +89,9 @@ class Memory:
     Args:
         path: where it lies; its folder must exist.
         every: least seconds between two writes.
+
+    Attributes:
+        sent: how far pushes had come when it was written last, by this process.
     """
 
     def __init__(self, path: Path, every: float = 10.0) -> None:
@@ -67,6 +99,7 @@ class Memory:
         self._every = every
         self._next = time.monotonic() + every
         self._version = 0
+        self.sent: Sent | None = None
 
     def recall(self, name: str, cfg: bytes, recipe: bytes) -> Remembered | None:
         """Return what was remembered last, None if nothing was.
@@ -108,29 +141,29 @@ class Memory:
         self,
         remembered: Callable[[], Remembered],
         session: Session,
-        *,
-        urgent: bool = False,
+        sent: Sent,
+        push_every: int,
     ) -> None:
         """Write where the participant stands, if the last time is long enough ago.
 
         It is so, too, if half of the releases that the task's staleness bound allows
-        have come since: servers keep releases for a while only.
+        have come since: servers keep releases for a while only. And if a push held more
+        steps than others do, or one used more numbers, which nobody could reckon later.
 
         Args:
             remembered: tells where the participant stands.
             session: its session, which is told how far back it may come.
-            urgent: write in any case.
+            sent: how far its pushes have come.
+            push_every: local steps in a push.
         """
         lag = session.version - self._version
         if (
-            not urgent
+            self._foretold(sent, push_every)
             and time.monotonic() < self._next
             and 2 * lag < session.task.config.staleness_bound
         ):
             return
-        note = remembered()
-        self.keep(note)
-        self._version = note.session.participant.version
+        self.keep(remembered())
         session.may_return_to(self._version)
 
     def keep(self, remembered: Remembered) -> None:
@@ -147,10 +180,18 @@ class Memory:
                 f"cannot write {self.path}: {error.strerror}"
             ) from error
         self._next = time.monotonic() + self._every
+        self._version = remembered.session.participant.version
+        self.sent = remembered.sent
 
     def forget(self) -> None:
         """Remove the file: what the training came to is where it belongs."""
         self.path.unlink(missing_ok=True)
+
+    def _foretold(self, sent: Sent, push_every: int) -> bool:
+        return (
+            self.sent is not None
+            and self.sent.reckoned(sent.sequence, push_every) == sent.steps
+        )
 
     def _read(self) -> Remembered | None:
         try:

@@ -15,12 +15,12 @@ import numpy.typing as npt
 from hre_torch.crypto.modulus import Parameters
 from hre_torch.data.images import Data
 from hre_torch.data.partition import Batches
-from hre_torch.deployment.memory import Memory, Remembered
+from hre_torch.deployment.memory import Memory, Remembered, Sent
 from hre_torch.deployment.proposal import propose_task
 from hre_torch.errors import LayoutError, RecipeError
 from hre_torch.models import build_model
 from hre_torch.observer import PhaseTimer
-from hre_torch.optim.optimizer import STATE_KEY, without_local
+from hre_torch.optim.optimizer import without_local
 from hre_torch.protocol.roster import Roster
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.task import TaskConfig
@@ -179,12 +179,13 @@ def train_participant(
         past = memory.recall(session.name, session.task.cfg, digest)
         session.may_return_to(session.version)
     # Who comes late, or for one part only, trains on the newest weights at once.
+    sequence = session.sequence
     session.catch_up()
     first, end = (steps * number // parts for number in (part, part + 1))
     trained, state = 0, None
     if past is not None:
         trained = past.step
-        first, state = _going_on(past, session, recipe)
+        first, state = _going_on(past, session, sequence, recipe)
     learner = Learner(
         recipe,
         recipe_model(recipe),
@@ -208,12 +209,15 @@ def train_participant(
             random_state=random_state(recipe.train),
         )
 
+    if memory is not None:
+        memory.keep(remembered(first))
     started = time.perf_counter()
     for number in range(first, end):
         learner.step(number)
         if memory is not None:
+            sent = Sent(number + 1 - learner.since_push, session.sequence)
             note = partial(remembered, number + 1)
-            memory.keep_if_due(note, session, urgent=learner.held_back)
+            memory.keep_if_due(note, session, sent, recipe.train.push_every)
         if (number + 1) % len(batches) == 0 or number + 1 == end:
             epoch = round((number + 1) / len(batches), 3)
             seconds = round(time.perf_counter() - started, 3)
@@ -246,25 +250,21 @@ def _epoch_record(
 
 
 def _going_on(
-    past: Remembered, session: Session, recipe: Recipe
+    past: Remembered, session: Session, sequence: int, recipe: Recipe
 ) -> tuple[int, LearnerState]:
     """Return the next local step, and what to go on from.
 
     What was pushed after the last note is not trained again, the steps before the first
-    of these pushes included, which the note holds as not pushed yet. If that push was
-    held back when the note was made, it came with the step after.
+    of these pushes included, which the note holds as not pushed yet.
     """
     restore_random_state(recipe.train, past.random_state)
     # `connect` passes over Q numbers more than were used.
-    unused = session.sequence - session.task.config.pending_limit
-    pushed = unused - past.session.participant.sequence
-    if pushed == 0:
+    unused = sequence - session.task.config.pending_limit
+    if unused == past.sent.sequence:
         return past.step, past.learner
-    since_push = past.learner.optimizer[STATE_KEY]["progress"]["since_push"]
     optimizer = without_local(past.learner.optimizer)
-    every = recipe.train.push_every
     return (
-        past.step - since_push + max(every, since_push + 1) + (pushed - 1) * every,
+        past.sent.reckoned(unused, recipe.train.push_every),
         msgspec.structs.replace(past.learner, optimizer=optimizer),
     )
 

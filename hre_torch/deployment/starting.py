@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -84,8 +86,12 @@ def _brought_up_to_date(
     """
     used = max(state.participant.sequence, standing.next_sequence)
     sequence = used + task.config.pending_limit
+    sent = max(0, standing.next_sequence - state.participant.sequence)
+    # An optimizer's state that is as old as this one must know that it is.
+    statistics = replace(state.statistics, pushes=state.statistics.pushes + sent)
     return msgspec.structs.replace(
         state,
+        statistics=statistics,
         participant=msgspec.structs.replace(state.participant, sequence=sequence),
         latest_version=max(state.latest_version, standing.version),
     )
@@ -102,6 +108,7 @@ def _state_at(
         ),
         released=found.weights.astype("<i8").tobytes(),
         pending={},
+        refused=[],
         model_digest=found.model_digest,
         latest_version=standing.version,
         statistics=Statistics(),

@@ -128,5 +128,6 @@ class Mirror:
         ours = self._ours
         if isinstance(ours, Follower):
             return ()
-        statistics = ours.session.statistics
-        return statistics.pushes, statistics.pulls, ours.progress.skipped_steps
+        session = ours.session
+        pulls = session.statistics.pulls
+        return session.pushed, pulls, ours.progress.skipped_steps

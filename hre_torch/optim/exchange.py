@@ -28,10 +28,12 @@ from hre_torch.encoding.fixed_point import (
 )
 from hre_torch.errors import (
     AggregatorError,
+    BackPressure,
     HREWarning,
     LayoutError,
     NonFiniteError,
     StaleUploadError,
+    UnsupportedError,
 )
 from hre_torch.optim.flatten import FlatView
 from hre_torch.optim.local_model import LocalModel
@@ -63,7 +65,8 @@ class Exchange:
         samples: how many samples an update stands for, where updates have weights.
 
     Raises:
-        UnsupportedError: the noise or the samples do not fit the task.
+        UnsupportedError: the noise or the samples do not fit the task. Later on, by any
+            method: another optimizer was made on the same session.
     """
 
     def __init__(
@@ -105,7 +108,7 @@ class Exchange:
             NonFiniteError: a parameter is NaN or infinite; nothing was sent.
             AggregatorError: no acknowledgement came; the same bytes go first next time.
         """
-        self.model.absorb()
+        self._absorb()
         try:
             return self._push_once()
         except StaleUploadError:
@@ -123,11 +126,23 @@ class Exchange:
         Raises:
             NonFiniteError: a parameter is NaN or infinite; nothing was fetched.
         """
+        self._require_followed()
         return self._session.pull()
 
     def catch_up(self) -> list[Opened]:
         """Pull, and wait for everything that there is; else as `pull`."""
+        self._require_followed()
         return self._session.catch_up()
+
+    def settle(self) -> None:
+        """Send what has no acknowledgement; refused updates are local again.
+
+        Raises:
+            AggregatorError: no acknowledgement came.
+        """
+        self._require_followed()
+        with contextlib.suppress(StaleUploadError, BackPressure):
+            self._session.resend()
 
     def idle(self) -> bool:
         """Whether all that is not yet pushed rounds to zero.
@@ -135,7 +150,7 @@ class Exchange:
         Raises:
             NonFiniteError: as for `push`.
         """
-        self.model.absorb()
+        self._absorb()
         half = 0.5 / self._task.fixed_point.scale
         return all(
             (np.abs(self.model.local[place]) <= half * self._own_multiple(place)).all()
@@ -145,7 +160,7 @@ class Exchange:
     def recover(self) -> None:
         """Go back to the last finite model, if the present one is not finite."""
         with contextlib.suppress(NonFiniteError):
-            self.model.absorb()
+            self._absorb()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is not yet pushed, and where a stochastic rounding stands.
@@ -174,8 +189,10 @@ class Exchange:
         Warns if it is not, because more or less was pushed since. The weights that
         another task starts from are taken to hold it, as those of a saved model do.
         """
-        if state["task"] != self._task.cfg.hex():
+        if state.get("task") != self._task.cfg.hex():
             return False
+        if not state["local"].any():
+            return True
         if (now := self._session.pushed) == state["pushes"]:
             return True
         warnings.warn(
@@ -205,6 +222,17 @@ class Exchange:
             self.model.local = state["local_before"].cpu().numpy().astype(np.float64)
         if isinstance(self._rounding, StochasticRounding):
             self._rounding.calls = state["rounding_calls"]
+
+    def _absorb(self) -> None:
+        self._require_followed()
+        self.model.absorb()
+
+    def _require_followed(self) -> None:
+        if not self._session.follows(self.model):
+            raise UnsupportedError(
+                "Another HREOptimizer was made on this session, and the session's "
+                "weights follow that one's model; use it, or join once more."
+            )
 
     def _push_once(self) -> int:
         with self._session.observe("quantise"):

@@ -234,7 +234,9 @@ class HREOptimizer(Optimizer):
 
         Raises:
             BackPressure, NonFiniteError: as for `push`.
+            AggregatorError: no acknowledgement came, perhaps of an earlier push.
         """
+        self._require().settle()
         if not self._require().idle():
             self.push()
 

@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Final
 
 import numpy as np
@@ -73,7 +74,7 @@ class GaussianNoise:
     multiplier: float
 
     def __post_init__(self) -> None:
-        number = type(self.multiplier) in (int, float)
+        number = isinstance(self.multiplier, Real)
         if not (number and math.isfinite(self.multiplier) and self.multiplier > 0):
             raise UnsupportedError(
                 f"GaussianNoise.multiplier is {self.multiplier!r}; it must be a "

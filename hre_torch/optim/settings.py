@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 from typing import Any
 
 from torch import nn
@@ -55,13 +56,14 @@ def check_numbers(push_every: Any, pull_every: Any, clip: Any) -> None:
         UnsupportedError: one of them cannot.
     """
     for name, steps in (("push_every", push_every), ("pull_every", pull_every)):
-        if type(steps) is not int or steps < 1:
+        whole = isinstance(steps, Integral) and not isinstance(steps, bool)
+        if not whole or steps < 1:
             raise UnsupportedError(
                 f"{name} is {steps!r}; it must be a whole number of steps, at least 1."
             )
     if clip is None:
         return
-    if type(clip) not in (int, float) or not (math.isfinite(clip) and clip > 0):
+    if not (isinstance(clip, Real) and math.isfinite(clip) and float(clip) > 0):
         raise UnsupportedError(
             f"clip is {clip!r}; it must be a positive number, or None for no bound."
         )

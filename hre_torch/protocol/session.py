@@ -22,6 +22,7 @@ from hre_torch.errors import (
     BackPressure,
     HREError,
     ReleaseRejectedError,
+    StaleUploadError,
 )
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.aggregator import Aggregator
@@ -80,7 +81,11 @@ class Session:
         self._participant = LearningParticipant(
             task, secret, workers or Workers(), state.participant if state else None
         )
-        self._pending = PendingUpdates(task, state.pending if state else None)
+        self._pending = (
+            PendingUpdates(task, state.pending, state.refused)
+            if state
+            else PendingUpdates(task)
+        )
         self._unsent: tuple[Envelope[Upload], bytes] | None = None
         self._attached: LocalWeights | None = None
         self.latest_version = 0
@@ -128,13 +133,14 @@ class Session:
 
     @property
     def pending(self) -> int:
-        """Own uploads that no release or expiry seen so far contains."""
-        return len(self._pending)
+        """Own updates that no release or expiry seen so far contains."""
+        return self._pending.count
 
     @property
     def pushed(self) -> int:
-        """How many updates went out from here, acknowledged or under way."""
-        return self.statistics.pushes + (self._unsent is not None)
+        """How many updates went out from here, acknowledged or yet to be."""
+        unsent = self._unsent is not None
+        return self.statistics.pushes + unsent + len(self._pending.refused)
 
     @property
     def fixed_point(self) -> FixedPoint:
@@ -166,6 +172,10 @@ class Session:
         """
         self._attached = local
 
+    def follows(self, local: LocalWeights) -> bool:
+        """Whether this is the local model that follows."""
+        return self._attached is local
+
     def push(self, values: Integers) -> int:
         """Seal and submit one quantised update.
 
@@ -190,14 +200,15 @@ class Session:
                 f"the task allows {limit}: pull to learn what was released, or keep "
                 "accumulating locally"
             )
-        with self.observe("encrypt"):
-            upload = self._participant.seal(values, self.version, self.model_digest)
-            data = upload.encode()
-            # Its words are in `data` now, and need not be in memory twice.
-            upload = replace(upload, parts=())
-        self._pending[upload.header.sequence] = self._pending.narrow(values)
+        upload, data = self._seal(values)
         self._unsent = (upload, data)
-        self.resend()
+        try:
+            self._submit()
+        except AggregatorError:
+            raise
+        except HREError:
+            del self._pending[upload.header.sequence]
+            raise
         return upload.header.sequence
 
     def resend(self) -> None:
@@ -206,7 +217,59 @@ class Session:
         Raises:
             AggregatorError: the DSP still cannot be reached, or what came back is not
                 its answer to these bytes; they are kept.
-            HREError: the DSP refused them; they are dropped.
+            HREError: the DSP refused them; what is attached has the update back.
+        """
+        if self._unsent is None:
+            return
+        sequence = self._unsent[0].header.sequence
+        try:
+            self._submit()
+        except AggregatorError:
+            raise
+        except HREError:
+            self._give_back(sequence)
+            raise
+
+    def _seal(self, values: Integers) -> tuple[Envelope[Upload], bytes]:
+        """Return an upload without its words, and all of its octets."""
+        with self.observe("encrypt"):
+            upload = self._participant.seal(values, self.version, self.model_digest)
+            data = upload.encode()
+        self._pending[upload.header.sequence] = self._pending.narrow(values)
+        # Its words are in `data` now, and need not be in memory twice.
+        return replace(upload, parts=()), data
+
+    def _seal_refused(self) -> None:
+        """Seal anew what was refused for now, where a newer version is known by now."""
+        while self._unsent is None:
+            values = self._pending.take_due(self.version)
+            if values is None:
+                return
+            upload, _ = self._unsent = self._seal(values)
+            try:
+                self._submit()
+            except AggregatorError:
+                raise
+            except (StaleUploadError, BackPressure):
+                header = upload.header
+                self._pending.refuse(header.sequence, header.base_version)
+            except HREError:
+                self._give_back(upload.header.sequence)
+                raise
+
+    def _give_back(self, sequence: int) -> None:
+        """Drop an update that was refused for good; what is attached has it again."""
+        values = self._pending.pop(sequence, None)
+        if values is not None and self._attached is not None:
+            own = self._pending.own(values)
+            self._attached.take_back(self.fixed_point.to_float(own))
+
+    def _submit(self) -> None:
+        """Submit what is sealed and not acknowledged.
+
+        Raises:
+            AggregatorError: no answer came; it is kept.
+            HREError: it was refused, and will not be sent again.
         """
         if self._unsent is None:
             return
@@ -219,7 +282,6 @@ class Session:
         except HREError as error:
             if not isinstance(error, AggregatorError):
                 self._unsent = None
-                del self._pending[upload.header.sequence]
             raise
         self._unsent = None
         self.latest_version = max(self.latest_version, ack.version)
@@ -244,6 +306,7 @@ class Session:
                 self._pull(opened, merge=True)
             except ReleaseRejectedError:
                 self._pull(opened, merge=False)
+        self._seal_refused()
         return opened
 
     def catch_up(self) -> list[Opened]:
@@ -301,6 +364,7 @@ class Session:
             participant=self._participant.state(),
             released=self._model.values.astype("<i8").tobytes(),
             pending=self._pending.encoded(),
+            refused=self._pending.encoded_refused(),
             model_digest=self.model_digest,
             latest_version=self.latest_version,
             statistics=self.statistics,

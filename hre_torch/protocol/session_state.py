@@ -32,7 +32,8 @@ class Statistics:
 class SessionState(msgspec.Struct):
     """Everything a session needs to go on after a restart, keys aside.
 
-    Arrays are little-endian: `released` int64, each pending update int32.
+    Arrays are little-endian: `released` int64, each update int32. Pending ones go by
+    sequence number, refused ones with the version that they were based on.
 
     Attributes:
         cfg: hash of the task.
@@ -44,6 +45,7 @@ class SessionState(msgspec.Struct):
     participant: ParticipantState
     released: bytes
     pending: dict[int, bytes]
+    refused: list[tuple[int, bytes]]
     model_digest: bytes
     latest_version: int
     statistics: Statistics

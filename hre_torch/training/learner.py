@@ -93,9 +93,9 @@ class Learner:
                 self._scheduler.step()
 
     @property
-    def held_back(self) -> bool:
-        """Whether a push is due that there was no room for."""
-        return self.optimizer.progress.since_push >= self._train.push_every
+    def since_push(self) -> int:
+        """Local steps that no push holds yet."""
+        return self.optimizer.progress.since_push
 
     def take_loss(self) -> float | None:
         """Return the mean loss since this was last asked, if there was a step."""

@@ -17,6 +17,7 @@ from hre_torch.errors import (
     StaleUploadError,
 )
 from hre_torch.optim import FlatView, HREOptimizer
+from hre_torch.protocol.session import Session
 from tests.aggregators.contract import same, update
 
 
@@ -107,7 +108,7 @@ def test_an_update_under_way_is_part_of_the_weights_in_use(
     session.push(np.array([*same(5), *more], dtype=np.int32))
     assert (session.weights() - start == full).all()
     # Also where it comes back as too old and is to be sealed anew.
-    session._again.append(session._pending.pop(0).astype(np.int32))
+    session._pending.refuse(0, 0)
     assert (session.weights() - start == full).all()
     gate.set()
 
@@ -251,8 +252,7 @@ def test_an_update_that_came_too_late_is_sealed_anew_on_newer_weights(sessions):
     assert late.pending == 0
 
 
-def test_writing_down_where_a_session_stands_moves_the_model_with_it(sessions):
-    """`state` seals anew what came too late, for which it has to pull."""
+def test_a_state_holds_what_was_refused_for_now_and_moves_no_weight(sessions):
     *others, late = sessions(participants=4, staleness_bound=1, combine="sum")
     model = torch.nn.Linear(30, 2)
     optimizer = HREOptimizer(
@@ -269,11 +269,44 @@ def test_writing_down_where_a_session_stands_moves_the_model_with_it(sessions):
             session.catch_up()
     before = FlatView.of(model).read()
     gate.set()
-    late.state()
-    assert late.version >= 2
-    moved = FlatView.of(model).read() - before
-    assert moved.min() == moved.max() == 3 * late.version / 2**16
-    assert optimizer.state_dict()["hre_torch"]["local"].abs().max() < 1 / 2**16
+    state = late.state()
+    assert (late.version, late.pending, late.pushed) == (0, 1, 1)
+    assert [base for base, _ in state.refused] == [0]
+    assert (FlatView.of(model).read() == before).all()
+    # Whoever goes on from it seals it anew, on newer weights.
+    secret = late._participant._secret
+    again = Session(late.task, secret, late._backend, None, state=state)
+    assert (again.weights() == late.weights()).all()
+    again.pull()
+    assert (again.pending, again.statistics.pushes, again.sequence) == (1, 1, 2)
+    assert (again.weights() == late.weights() + 3 * again.version).all()
+    optimizer.pull()
+    assert (late.weights() == again.weights()).all()
+    assert FlatView.of(model).read() == pytest.approx(late.weights() / 2**16)
+
+
+def test_what_was_refused_for_want_of_room_waits_for_a_release(sessions):
+    one, *others = sessions(max_additions=6)
+    for _ in range(2):
+        one.push(same(1))
+    one.catch_up()
+    # As after a kill: the DSP knows of two uploads that wait, this session of none.
+    one._pending.clear()
+    submit, sent = one._backend.submit, []
+    one._backend.submit = lambda upload: sent.append(upload) or submit(upload)
+    one.push(same(2))
+    for _ in range(20):
+        one.catch_up()
+        one.state()
+    assert len(sent) == 1
+    assert one.pending == 1
+    for session in others:
+        session.push(same(1))
+        session.catch_up()
+    one.catch_up()
+    one.catch_up()
+    assert len(sent) == 2
+    assert one.statistics.pushes == 3
 
 
 def test_a_session_that_knows_it_is_too_far_behind_asks_to_pull_first(sessions):

@@ -232,10 +232,10 @@ def test_a_kill_between_two_pushes_counts_no_step_twice(
     memory = Memory(tmp_path / "p0.state", every=0.0)
     keep_if_due, restored = memory.keep_if_due, []
 
-    def keep_once(remembered, session, *, urgent):
-        # The only note is made two steps after a push, and two before the next.
+    def keep_once(remembered, *others):
+        # The last note is made two steps after a push, and two before the next.
         if remembered.args == (6,):
-            keep_if_due(remembered, session, urgent=urgent)
+            keep_if_due(remembered, *others)
 
     memory.keep_if_due = keep_once
     steps.deadly = 9
@@ -297,3 +297,25 @@ def test_a_kill_after_a_push_that_was_held_back_counts_no_step_twice(
     # Steps 8 to 14 went with one push; 15 and 16 were trained and not pushed.
     assert steps[:19] == [*range(17), 15, 16]
     assert steps[17:] == list(range(15, 15 + len(steps) - 17))
+
+
+def test_two_kills_in_a_row_leave_no_step_out(
+    make_hosted_site, toy_recipe, steps, tmp_path
+):
+    """Numbers that are passed over at a restart are no pushes at the next one."""
+    recipe = load_recipe(
+        toy_recipe("suite=hybrid", "min_contributions=3", "train.epochs=4")
+    )
+    every = recipe.train.push_every
+    site = make_hosted_site("hybrid", THREE, propose=proposing(recipe))
+    with InTheBackground(site, recipe, THREE[1:]):
+        for deadly in (5, 9):
+            steps.deadly = deadly
+            with pytest.raises(Killed):
+                train(site, recipe, "p0", Memory(tmp_path / "p0.state", every=1e9))
+        steps.deadly = -1
+        train(site, recipe, "p0", Memory(tmp_path / "p0.state"))
+    second, third = (deadly // every * every for deadly in (5, 9))
+    begun = [*range(5), *range(second, 9)]
+    assert steps[: len(begun)] == begun
+    assert steps[len(begun) :] == list(range(third, third + len(steps) - len(begun)))

@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from hre_torch.errors import AggregatorError, HREWarning, NonFiniteError
+from hre_torch.errors import (
+    AggregatorError,
+    EquivocationError,
+    HREWarning,
+    NonFiniteError,
+    UnsupportedError,
+)
 from hre_torch.optim import HREOptimizer
 
 SCALE = 2.0**16
@@ -78,6 +84,53 @@ def test_what_the_session_sends_again_itself_leaves_the_model_where_it_is(federa
     optimizer.pull()
     assert model.weight.item() == 0.375
     assert optimizer.session.released().tolist() == [0.375 * SCALE]
+
+
+def test_flush_sends_what_has_no_acknowledgement_yet(federation):
+    ((optimizer, model),) = joined(federation)
+    without_a_line(optimizer.session)
+    with pytest.raises(AggregatorError):
+        move(optimizer, model, 0.25)
+    optimizer.flush()
+    optimizer.pull()
+    assert optimizer.session.released().tolist() == [0.25 * SCALE]
+    assert model.weight.item() == 0.25
+
+
+@pytest.mark.parametrize("put_back", [False, True])
+def test_an_upload_that_is_refused_later_is_local_again_at_once(federation, put_back):
+    ((optimizer, model),) = joined(federation)
+    session = optimizer.session
+    without_a_line(session)
+    with pytest.raises(AggregatorError):
+        move(optimizer, model, 0.25)
+
+    def refused(*answer):
+        raise EquivocationError("no")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hre_torch.protocol.session.read_acknowledgement", refused)
+        with pytest.raises(EquivocationError):
+            session.resend()
+    assert session.pending == 0
+    if put_back:
+        with torch.no_grad():
+            model.weight.fill_(math.nan)
+        with pytest.raises(NonFiniteError):
+            optimizer.push()
+    assert model.weight.item() == 0.25
+    assert optimizer.state_dict()["hre_torch"]["local"].tolist() == [0.25]
+
+
+def test_an_optimizer_whose_session_another_one_took_is_refused(federation):
+    ((optimizer, model),) = joined(federation)
+    other = scalar()
+    HREOptimizer(torch.optim.SGD(other.parameters(), lr=1.0), optimizer.session)
+    for call in (optimizer.pull, optimizer.push, optimizer.catch_up, optimizer.flush):
+        with pytest.raises(UnsupportedError, match="Another HREOptimizer was made on"):
+            call()
+    with pytest.raises(UnsupportedError, match="Another HREOptimizer was made on"):
+        move(optimizer, model, 0.25)
 
 
 def test_an_upload_that_arrived_unheard_is_not_in_the_model_twice(federation):

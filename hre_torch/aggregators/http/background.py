@@ -17,11 +17,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from hre_torch.aggregators.http.prefetch import Prefetcher
 from hre_torch.errors import (
@@ -32,6 +28,7 @@ from hre_torch.errors import (
 )
 from hre_torch.protocol.aggregator import Aggregator
 from hre_torch.protocol.answers import read_acknowledgement
+from hre_torch.protocol.ciphers import Integers
 from hre_torch.protocol.envelope import Envelope
 from hre_torch.protocol.messages import Upload
 from hre_torch.protocol.participant import Opened
@@ -63,7 +60,6 @@ class BackgroundSession(Session):
         self._outbox: queue.Queue[_Sealed | None] = queue.Queue()
         self._answers: queue.Queue[tuple[_Sealed, bytes | HREError]] = queue.Queue()
         self._under_way = 0
-        self._again: list[npt.NDArray[np.int32]] = []
         self._retry = threading.Event()
         self._waits = False
         self._closing = False
@@ -76,23 +72,11 @@ class BackgroundSession(Session):
         self._sender.start()
 
     @property
-    def pending(self) -> int:
-        """Own updates that no release or expiry seen so far contains."""
-        return len(self._pending) + len(self._again)
-
-    @property
     def pushed(self) -> int:
-        """How many updates went out from here, acknowledged or under way."""
-        return self.statistics.pushes + self._under_way + len(self._again)
+        """How many updates went out from here, acknowledged or yet to be."""
+        return super().pushed + self._under_way
 
-    def weights(self, piece: slice = slice(None)) -> npt.NDArray[np.int64]:
-        """Return released weights plus own updates under way; see `Session.weights`."""
-        weights = super().weights(piece)
-        for values in self._again:
-            weights += self._pending.own(values, piece)
-        return weights
-
-    def push(self, values: npt.NDArray[np.int32]) -> int:
+    def push(self, values: Integers) -> int:
         """Seal one quantised update and leave it to the sender; see `Session.push`.
 
         Raises:
@@ -100,7 +84,8 @@ class BackgroundSession(Session):
             StaleUploadError: the weights known here are too old; nothing was kept.
             AggregatorError: an *earlier* upload did not get through; this one was not
                 kept, the earlier one is sent again.
-            HREError: an earlier upload was refused for good and is dropped.
+            HREError: an earlier upload was refused for good; what is attached has the
+                update back.
         """
         self._collect()
         config = self.task.config
@@ -114,7 +99,7 @@ class BackgroundSession(Session):
                 f"the DSP is {self.staleness} releases ahead, the task allows "
                 f"{config.staleness_bound}: pull, then push again"
             )
-        return self._enqueue(values.copy())
+        return self._enqueue(values)
 
     def pull(self) -> list[Opened]:
         """Apply every release that has come; see `Session.pull`.
@@ -124,16 +109,12 @@ class BackgroundSession(Session):
         self._collect()
         self._waits = self._waits or self.staleness >= self.task.config.staleness_bound
         try:
-            opened = super().pull()
+            return super().pull()
         finally:
             self._waits = False
             # What is fetched ahead is not opened yet.
             if self._returns_to is None:
                 self._backend.opened = self.version
-        again, self._again = self._again, []
-        for values in again:
-            self._enqueue(values)
-        return opened
 
     def catch_up(self) -> list[Opened]:
         """Wait until everything sent is acknowledged, then until all is fetched.
@@ -155,15 +136,13 @@ class BackgroundSession(Session):
         self._drain()
 
     def state(self) -> SessionState:
-        """Return everything that a restart needs, once all is acknowledged.
+        """Return everything that a restart needs, once all is answered.
 
         Raises:
             AggregatorError: the DSP could not be reached; nothing is lost.
+            HREError: an upload was refused for good.
         """
         self._drain()
-        while self._again:
-            self.catch_up()
-            self._drain()
         return super().state()
 
     def close(self) -> None:
@@ -175,15 +154,15 @@ class BackgroundSession(Session):
         self._prefetcher.stop()
         self._backend.close()
 
-    def _enqueue(self, values: npt.NDArray[np.int32]) -> int:
-        with self.observe("encrypt"):
-            upload = self._participant.seal(values, self.version, self.model_digest)
-            data = upload.encode()
-        sequence = upload.header.sequence
-        self._pending[sequence] = self._pending.narrow(values)
+    def _enqueue(self, values: Integers) -> int:
+        upload, data = self._seal(values)
         self._under_way += 1
-        self._outbox.put((replace(upload, parts=()), data))
-        return sequence
+        self._outbox.put((upload, data))
+        return upload.header.sequence
+
+    def _seal_refused(self) -> None:
+        while (values := self._pending.take_due(self.version)) is not None:
+            self._enqueue(values)
 
     def _send_all(self) -> None:
         """Send in order; the sender's thread."""
@@ -220,15 +199,13 @@ class BackgroundSession(Session):
             self._note(upload, data, answer)
 
     def _note(self, upload: Envelope[Upload], data: bytes, answer: bytes) -> None:
-        sequence = upload.header.sequence
+        header = upload.header
         try:
             ack = read_acknowledgement(answer, upload, data, self.task)
         except (StaleUploadError, BackPressure):
-            values = self._pending.pop(sequence, None)
-            if values is not None:
-                self._again.append(values.astype(np.int32))
+            self._pending.refuse(header.sequence, header.base_version)
         except HREError:
-            self._pending.pop(sequence, None)
+            self._give_back(header.sequence)
             raise
         else:
             self.latest_version = max(self.latest_version, ack.version)
