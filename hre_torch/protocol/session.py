@@ -5,13 +5,11 @@ This is what an optimizer holds. It works on integers at scale 2^f only:
     weights in use = released weights + all own updates not yet released or expired
 
 and an own update is subtracted exactly when a release that contains it is added, or
-when an expiry drops it, so that nothing of one's own is lost or counted twice. It
-counts from when it is sealed: whether the DSP has acknowledged it changes no weight.
+when an expiry drops it, so that nothing of one's own is lost or counted twice. What
+becomes of an own update from sealing to release is told in `pushing`.
 """
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,19 +17,14 @@ import numpy.typing as npt
 from hre_torch.encoding.fixed_point import FixedPoint
 from hre_torch.errors import (
     AggregatorError,
-    BackPressure,
-    HREError,
     ReleaseRejectedError,
-    StaleUploadError,
 )
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.aggregator import Aggregator
-from hre_torch.protocol.answers import read_acknowledgement
-from hre_torch.protocol.envelope import Envelope
-from hre_torch.protocol.local_weights import LocalWeights, followed
-from hre_torch.protocol.messages import Upload
+from hre_torch.protocol.local_weights import followed
 from hre_torch.protocol.participant import LearningParticipant, Opened
 from hre_torch.protocol.pending import PendingUpdates
+from hre_torch.protocol.pushing import Pushing
 from hre_torch.protocol.released import ReleasedWeights
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.session_state import SessionState, Statistics, checked_initial
@@ -44,7 +37,7 @@ __all__ = ["Session"]
 Integers = npt.NDArray[np.signedinteger]
 
 
-class Session:
+class Session(Pushing):
     """One participant's view of a task.
 
     Args:
@@ -86,8 +79,8 @@ class Session:
             if state
             else PendingUpdates(task)
         )
-        self._unsent: tuple[Envelope[Upload], bytes] | None = None
-        self._attached: LocalWeights | None = None
+        self._unsent = None
+        self._attached = None
         self.latest_version = 0
         self.statistics = Statistics()
         if state is None or initial is not None:
@@ -132,17 +125,6 @@ class Session:
         return self.latest_version - self.version
 
     @property
-    def pending(self) -> int:
-        """Own updates that no release or expiry seen so far contains."""
-        return self._pending.count
-
-    @property
-    def pushed(self) -> int:
-        """How many updates went out from here, acknowledged or yet to be."""
-        unsent = self._unsent is not None
-        return self.statistics.pushes + unsent + len(self._pending.refused)
-
-    @property
     def fixed_point(self) -> FixedPoint:
         """The task's quantiser."""
         return self.task.fixed_point
@@ -163,129 +145,6 @@ class Session:
         weights = self._model.values[piece].copy()
         self._pending.add_to(weights, piece)
         return weights
-
-    def attach(self, local: LocalWeights) -> None:
-        """Have a local model follow, whoever makes this session pull from now on.
-
-        Args:
-            local: takes the place of what was attached before.
-        """
-        self._attached = local
-
-    def follows(self, local: LocalWeights) -> bool:
-        """Whether this is the local model that follows."""
-        return self._attached is local
-
-    def push(self, values: Integers) -> int:
-        """Seal and submit one quantised update.
-
-        Args:
-            values: int32 or int16, shape `(n_sealed,)`, |q| <= 2^(b-1) - 1; the last
-                one is the weight, where updates have weights. A read-only array of the
-                narrower type that fits is kept as it is, not copied.
-
-        Returns:
-            The upload's sequence number.
-
-        Raises:
-            BackPressure: Q own uploads wait already; nothing was sent or kept.
-            StaleUploadError: the weights known here are too old; nothing was kept.
-            AggregatorError: no answer came; the sealed bytes are kept and sent again.
-        """
-        self.resend()
-        limit = self.task.config.pending_limit
-        if self.pending >= limit:
-            raise BackPressure(
-                f"{self.pending} uploads of {self.name!r} may be unreleased, "
-                f"the task allows {limit}: pull to learn what was released, or keep "
-                "accumulating locally"
-            )
-        upload, data = self._seal(values)
-        self._unsent = (upload, data)
-        try:
-            self._submit()
-        except AggregatorError:
-            raise
-        except HREError:
-            del self._pending[upload.header.sequence]
-            raise
-        return upload.header.sequence
-
-    def resend(self) -> None:
-        """Submit what an `AggregatorError` kept from being acknowledged, if anything.
-
-        Raises:
-            AggregatorError: the DSP still cannot be reached, or what came back is not
-                its answer to these bytes; they are kept.
-            HREError: the DSP refused them; what is attached has the update back.
-        """
-        if self._unsent is None:
-            return
-        sequence = self._unsent[0].header.sequence
-        try:
-            self._submit()
-        except AggregatorError:
-            raise
-        except HREError:
-            self._give_back(sequence)
-            raise
-
-    def _seal(self, values: Integers) -> tuple[Envelope[Upload], bytes]:
-        """Return an upload without its words, and all of its octets."""
-        with self.observe("encrypt"):
-            upload = self._participant.seal(values, self.version, self.model_digest)
-            data = upload.encode()
-        self._pending[upload.header.sequence] = self._pending.narrow(values)
-        # Its words are in `data` now, and need not be in memory twice.
-        return replace(upload, parts=()), data
-
-    def _seal_refused(self) -> None:
-        """Seal anew what was refused for now, where a newer version is known by now."""
-        while self._unsent is None:
-            values = self._pending.take_due(self.version)
-            if values is None:
-                return
-            upload, _ = self._unsent = self._seal(values)
-            try:
-                self._submit()
-            except AggregatorError:
-                raise
-            except (StaleUploadError, BackPressure):
-                header = upload.header
-                self._pending.refuse(header.sequence, header.base_version)
-            except HREError:
-                self._give_back(upload.header.sequence)
-                raise
-
-    def _give_back(self, sequence: int) -> None:
-        """Drop an update that was refused for good; what is attached has it again."""
-        values = self._pending.pop(sequence, None)
-        if values is not None and self._attached is not None:
-            own = self._pending.own(values)
-            self._attached.take_back(self.fixed_point.to_float(own))
-
-    def _submit(self) -> None:
-        """Submit what is sealed and not acknowledged.
-
-        Raises:
-            AggregatorError: no answer came; it is kept.
-            HREError: it was refused, and will not be sent again.
-        """
-        if self._unsent is None:
-            return
-        upload, data = self._unsent
-        with self.observe("submit"):
-            reply = self._aggregator.submit(data)
-        self.statistics.bytes_up += len(data)
-        try:
-            ack = read_acknowledgement(reply, upload, data, self.task)
-        except HREError as error:
-            if not isinstance(error, AggregatorError):
-                self._unsent = None
-            raise
-        self._unsent = None
-        self.latest_version = max(self.latest_version, ack.version)
-        self.statistics.pushes += 1
 
     def pull(self) -> list[Opened]:
         """Fetch, open and apply every release that is new here.
@@ -396,14 +255,6 @@ class Session:
         self.statistics.expired += sum(it.name == self.name for it in opened.expired)
         self.statistics.releases += opened.last - opened.first + 1
         self.latest_version = max(self.latest_version, opened.newest)
-
-    def _drop(self, sequence: int) -> None:
-        # What is not pending here is no loss: it has arrived with the sum. It may wait
-        # for its acknowledgement still, which would only come too late now.
-        self._pending.pop(sequence, None)
-        if self._unsent is not None and self._unsent[0].header.sequence == sequence:
-            self._unsent = None
-            self.statistics.pushes += 1
 
     def _restore(self, state: SessionState) -> None:
         task = self.task

@@ -109,7 +109,7 @@ def test_an_upload_that_is_refused_later_is_local_again_at_once(federation, put_
         raise EquivocationError("no")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hre_torch.protocol.session.read_acknowledgement", refused)
+        patch.setattr("hre_torch.protocol.pushing.read_acknowledgement", refused)
         with pytest.raises(EquivocationError):
             session.resend()
     assert session.pending == 0
