@@ -32,6 +32,8 @@ __all__ = ["SharedKey", "add_ciphertexts"]
 
 # Below this, packing has no room for even one value and its service slots.
 _FEWEST_BITS: Final = 256
+# Far more than anybody needs; whether longer numbers are prime takes seconds to tell.
+_MOST_BITS: Final = 8192
 _PRIME_ROUNDS: Final = 40
 
 
@@ -66,16 +68,16 @@ class SharedKey:
         """Return a fresh key pair.
 
         Args:
-            bits: Exact length of `n`, even, at least 256; 3072 for 128-bit security.
+            bits: Exact length of `n`, even, 256 to 8192; 3072 for 128-bit security.
             entropy: Source of both primes.
 
         Raises:
-            ConfigurationError: `bits` is odd or too small.
+            ConfigurationError: `bits` is odd, too small or too large.
         """
-        if bits < _FEWEST_BITS or bits % 2:
+        if not _FEWEST_BITS <= bits <= _MOST_BITS or bits % 2:
             raise ConfigurationError(
                 f"a shared key of {bits} bits, expected an even number from "
-                f"{_FEWEST_BITS} on; 3072 gives 128-bit security"
+                f"{_FEWEST_BITS} to {_MOST_BITS}; 3072 gives 128-bit security"
             )
         p = q = _prime(bits // 2, entropy)
         while q == p:
@@ -90,10 +92,10 @@ class SharedKey:
             KeyFileError: The bytes are not two primes of one length.
         """
         half = len(data) // 2
-        if len(data) != 2 * half:
+        if len(data) != 2 * half or 8 * len(data) > _MOST_BITS:
             raise KeyFileError(
                 f"a shared key of {len(data)} bytes, expected two primes of equal "
-                "length; fetch the key again"
+                f"length and {_MOST_BITS // 8} bytes at most; fetch the key again"
             )
         return cls(
             int.from_bytes(data[:half], "big"), int.from_bytes(data[half:], "big")

@@ -89,7 +89,7 @@ def test_a_generated_modulus_has_exactly_the_bits_asked_for(bits):
     assert SharedKey.generate(bits).n.bit_length() == bits
 
 
-@pytest.mark.parametrize("bits", [0, 254, 257, -512])
+@pytest.mark.parametrize("bits", [0, 254, 257, -512, 8194])
 def test_an_odd_or_small_number_of_bits_is_refused(bits):
     with pytest.raises(ConfigurationError, match="even number"):
         SharedKey.generate(bits)
@@ -153,3 +153,8 @@ def test_bytes_that_are_not_two_primes_of_one_length_are_refused(data):
 
 def test_the_repr_shows_nothing_of_the_key():
     assert repr(KEY) == "SharedKey(<secret>, bits=512)"
+
+
+def test_a_key_too_long_to_be_checked_in_time_is_refused_by_its_length():
+    with pytest.raises(KeyFileError, match="1026 bytes, expected .* 1024 bytes"):
+        SharedKey.from_bytes(b"\x91" * 1026)
