@@ -156,5 +156,5 @@ def test_the_repr_shows_nothing_of_the_key():
 
 
 def test_a_key_too_long_to_be_checked_in_time_is_refused_by_its_length():
-    with pytest.raises(KeyFileError, match="1026 bytes, expected .* 1024 bytes"):
+    with pytest.raises(KeyFileError, match=r"1026 bytes, expected .* 1024 bytes"):
         SharedKey.from_bytes(b"\x91" * 1026)
