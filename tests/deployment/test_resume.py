@@ -319,3 +319,20 @@ def test_two_kills_in_a_row_leave_no_step_out(
     begun = [*range(5), *range(second, 9)]
     assert steps[: len(begun)] == begun
     assert steps[len(begun) :] == list(range(third, third + len(steps) - len(begun)))
+
+
+def test_who_resumes_alone_and_finds_no_room_takes_its_steps_and_ends(
+    make_hosted_site, toy_recipe, steps, tmp_path
+):
+    """The DSP has uploads that wait for others, and the last note does not say so."""
+    recipe = load_recipe(
+        toy_recipe("suite=hybrid", "min_contributions=3", "max_additions=6")
+    )
+    site = make_hosted_site("hybrid", THREE, propose=proposing(recipe))
+    steps.deadly = 4
+    with pytest.raises(Killed):
+        train(site, recipe, "p0", Memory(tmp_path / "p0.state", every=1e9))
+    steps.deadly = -1
+    done = train(site, recipe, "p0", Memory(tmp_path / "p0.state", every=0.0))
+    assert done.version == 0
+    assert steps[-1] == max(steps) > 4
