@@ -47,8 +47,8 @@ SESSION: Final = "train.session"
 _RECORD: Final = "session"
 _NODE_UNAVAILABLE: Final = 5
 """flwr's error code for a SuperNode that sent no heartbeat for about a minute."""
-_NO_METRICS: Final = 0
-"""Our own code, where a ClientApp replied with something else; flwr's begin at 1."""
+_NO_METRICS: Final = -1
+"""Our own code, where a ClientApp replied with something else; flwr's are from 0 on."""
 
 Report = Callable[[dict[str, Any]], None]
 

@@ -219,9 +219,8 @@ def train_participant(
             note = partial(remembered, number + 1)
             memory.keep_if_due(note, session, sent, recipe.train.push_every)
         if (number + 1) % len(batches) == 0 or number + 1 == end:
-            epoch = round((number + 1) / len(batches), 3)
-            seconds = round(time.perf_counter() - started, 3)
-            report(_epoch_record(session, learner, epoch, seconds))
+            seconds = time.perf_counter() - started
+            report(_epoch_record(learner, (number + 1) / len(batches), seconds))
     learner.flush()
     learner.catch_up()
     if memory is not None:
@@ -231,19 +230,18 @@ def train_participant(
     return Participation(score.accuracy, session.version, session.released())
 
 
-def _epoch_record(
-    session: Session, learner: Learner, epoch: float, seconds: float
-) -> dict[str, Any]:
+def _epoch_record(learner: Learner, epoch: float, seconds: float) -> dict[str, Any]:
     """Return what is reported of an epoch; the loss is that since the last report."""
+    session = learner.session
     return {
         "event": "epoch",
         "participant": session.name,
-        "epoch": epoch,
+        "epoch": round(epoch, 3),
         "loss": learner.take_loss(),
         "version": session.version,
         "staleness": session.staleness,
         "pending": session.pending,
-        "seconds": seconds,
+        "seconds": round(seconds, 3),
         "bytes_up": session.statistics.bytes_up,
         "bytes_down": session.statistics.bytes_down,
     }

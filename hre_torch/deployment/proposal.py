@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -78,8 +79,7 @@ def propose_task(
         fraction_bits=fraction_bits,
         staleness_bound=staleness_bound,
     )
-    if type(clip) not in (int, float, type(None)):
-        raise TaskError(f"clip is {clip!r}; it must be a positive number or None")
+    _require_bound(clip)
     layout = Layout.of(model, buffers)
     scale = FixedPoint(fraction_bits, value_bits).scale
     initial = _quantised(FlatView.of(model, buffers).read(), scale)
@@ -96,7 +96,7 @@ def propose_task(
         fraction_bits=fraction_bits,
         value_bits=value_bits,
         max_additions=max_additions,
-        clip=clip,
+        clip=None if clip is None else float(clip),
         min_contributions=min_contributions,
         assumed_colluders=assumed_colluders,
         staleness_bound=staleness_bound,
@@ -113,14 +113,20 @@ def propose_task(
 
 
 def _require_numbers(**numbers: Any) -> None:
-    """Refuse what is not a whole number; None stands for a default.
+    """Refuse what is no int; None stands for a default.
 
     Raises:
         TaskError: one of them is not.
     """
     for name, value in numbers.items():
         if type(value) not in (int, type(None)):
-            raise TaskError(f"{name} is {value!r}; it must be a whole number")
+            raise TaskError(f"{name} is {value!r}; it must be an int")
+
+
+def _require_bound(clip: Any) -> None:
+    """Refuse what is no number; the task's rules say which numbers will do."""
+    if not isinstance(clip, Real | None):
+        raise TaskError(f"clip is {clip!r}; it must be a positive number or None")
 
 
 def _quantised(values: npt.NDArray[np.float64], scale: float) -> npt.NDArray[np.int64]:

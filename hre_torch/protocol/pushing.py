@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-import numpy.typing as npt
-
 from hre_torch.errors import (
     AggregatorError,
     BackPressure,
@@ -21,6 +18,7 @@ from hre_torch.errors import (
 from hre_torch.observer import Observer
 from hre_torch.protocol.aggregator import Aggregator
 from hre_torch.protocol.answers import read_acknowledgement
+from hre_torch.protocol.ciphers import Integers
 from hre_torch.protocol.envelope import Envelope
 from hre_torch.protocol.local_weights import LocalWeights
 from hre_torch.protocol.messages import Upload
@@ -31,8 +29,6 @@ from hre_torch.protocol.session_state import Statistics
 from hre_torch.protocol.task import Task
 
 __all__ = ["Pushing"]
-
-Integers = npt.NDArray[np.signedinteger]
 
 
 class Pushing:
@@ -96,6 +92,7 @@ class Pushing:
             BackPressure: Q own uploads wait already; nothing was sent or kept.
             StaleUploadError: the weights known here are too old; nothing was kept.
             AggregatorError: no answer came; the sealed bytes are kept and sent again.
+            HREError: the DSP refused this update or an earlier one; see `resend`.
         """
         self.resend()
         limit = self.task.config.pending_limit

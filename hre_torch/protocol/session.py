@@ -34,8 +34,6 @@ from hre_torch.protocol.workers import Workers
 
 __all__ = ["Session"]
 
-Integers = npt.NDArray[np.signedinteger]
-
 
 class Session(Pushing):
     """One participant's view of a task.

@@ -57,6 +57,16 @@ def hold(session):
     return gate
 
 
+def release_twice(sessions):
+    """Have sessions push and learn of what comes of it, two times."""
+    for _ in range(2):
+        for session in sessions:
+            session.push(same(1))
+            session.catch_up()
+        for session in sessions:
+            session.catch_up()
+
+
 def test_pushing_does_not_wait_for_the_network(sessions):
     session = sessions()[0]
     gate = hold(session)
@@ -234,12 +244,7 @@ def test_an_update_that_came_too_late_is_sealed_anew_on_newer_weights(sessions):
     *others, late = sessions(participants=4, staleness_bound=1)
     gate = hold(late)
     late.push(same(7))
-    for _ in range(2):
-        for session in others:
-            session.push(same(1))
-            session.catch_up()
-        for session in others:
-            session.catch_up()
+    release_twice(others)
     gate.set()
     late.catch_up()
     assert late.pending == 1
@@ -261,12 +266,7 @@ def test_a_state_holds_what_was_refused_for_now_and_moves_no_weight(sessions):
     gate = hold(late)
     model(torch.ones(1, 30)).sum().backward()
     optimizer.step()
-    for _ in range(2):
-        for session in others:
-            session.push(same(1))
-            session.catch_up()
-        for session in others:
-            session.catch_up()
+    release_twice(others)
     before = FlatView.of(model).read()
     gate.set()
     state = late.state()

@@ -45,8 +45,8 @@ class BackgroundSession(Session):
     """A `Session` that sends and fetches in threads of its own.
 
     Errors of the network surface at the next `push` or `pull`; the sealed octets are
-    kept and sent again. An upload that comes back as too old, or because too many of
-    one's own are unreleased, is sealed anew after the next pull.
+    kept and sent again. An update that comes back as too old, or because too many of
+    one's own are unreleased, is sealed anew once a newer version is known.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
