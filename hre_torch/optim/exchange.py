@@ -231,7 +231,8 @@ class Exchange:
         if not self._session.follows(self.model):
             raise UnsupportedError(
                 "Another HREOptimizer was made on this session, and the session's "
-                "weights follow that one's model; use it, or join once more."
+                "weights follow that one's model; a session serves one at a time, so "
+                "go on with the newer one."
             )
 
     def _push_once(self) -> int:
