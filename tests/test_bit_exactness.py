@@ -31,6 +31,7 @@ def weights_after(
             done = sum(each.session.statistics.pushes for each in runner.learners)
             if done >= pushes:
                 break
+        assert max(each.session.version for each in runner.learners) > 0
         return [
             parameter.detach().clone()
             for learner in runner.learners
@@ -53,7 +54,7 @@ EVERY_PUSH = 10**9
 
 @pytest.mark.parametrize("suite", ["paper", "gated", "hybrid"])
 def test_the_whole_digits_recipe(suite):
-    assert_equal("digits_mlp.yaml", {suite: EVERY_PUSH}, ["train.epochs=10"])
+    assert_equal("digits_mlp.yaml", {suite: EVERY_PUSH}, ["train.epochs=6"])
 
 
 def test_the_whole_digits_recipe_under_a_shared_key():
@@ -93,15 +94,15 @@ def test_more_than_two_hundred_releases_of_hybrid():
 
 @pytest.mark.data
 @pytest.mark.parametrize(
-    ("suite", "pushes"),
-    [("paper", 20), ("phong", 2), ("gated", 8), ("hybrid", 20)],
+    ("suite", "pushes"), [("paper", 8), ("phong", 5), ("gated", 8), ("hybrid", 20)]
 )
 def test_the_first_pushes_of_the_mnist_recipe(data_root, suite, pushes):
     changes = [
         "train.push_every=2",
-        "train.pull_every=10",
+        "train.pull_every=2",
         f"data.root={data_root}",
         "data.train_size=8000",
+        "model.options.hidden=[32]",
     ]
     if suite == "phong":
         changes.append("profile=toy-insecure")
@@ -110,13 +111,18 @@ def test_the_first_pushes_of_the_mnist_recipe(data_root, suite, pushes):
 
 @pytest.mark.slow
 @pytest.mark.data
-@pytest.mark.parametrize(("suite", "pushes"), [("phong", 2), ("gated", 20)])
+@pytest.mark.parametrize(
+    ("suite", "pushes"), [("paper", 20), ("phong", 5), ("gated", 20), ("hybrid", 20)]
+)
 def test_the_first_pushes_of_the_mnist_recipe_at_real_size(data_root, suite, pushes):
-    assert_equal("mnist_mlp.yaml", {suite: pushes}, [f"data.root={data_root}"])
+    changes = [f"data.root={data_root}", "train.pull_every=5"]
+    assert_equal("mnist_mlp.yaml", {suite: pushes}, changes)
 
 
-@pytest.mark.parametrize("suite", ["paper", "gated", "hybrid"])
-def test_the_first_pushes_of_the_cifar_recipe(tmp_path, suite):
+@pytest.mark.parametrize(
+    ("suite", "pushes"), [("paper", 8), ("gated", 8), ("hybrid", 20)]
+)
+def test_the_first_pushes_of_the_cifar_recipe(tmp_path, suite, pushes):
     # Coloured noise in the place of pictures: bits are compared, not accuracy.
     noise = torch.Generator().manual_seed(0)
     for part, count in (("train", 40), ("test", 4)):
@@ -131,10 +137,10 @@ def test_the_first_pushes_of_the_cifar_recipe(tmp_path, suite):
         "train.batch_size=4",
         "train.epochs=12",
         "train.push_every=1",
-        "train.pull_every=5",
-        "model.options.width=8",
+        "train.pull_every=2",
+        "model.options.width=4",
     ]
-    assert_equal("cifar_cnn.yaml", {suite: 20}, changes)
+    assert_equal("cifar_cnn.yaml", {suite: pushes}, changes)
 
 
 def write_picture(path: Path, noise: torch.Generator) -> None:

@@ -23,7 +23,7 @@ README = (ROOT / "README.md").read_text()
 
 SHORT = (
     "-o data.train_size=1024 -o train.batch_size=64 "
-    "-o train.epochs=2 -o train.pull_every=8"
+    "-o train.epochs=2 -o train.pull_every=8 -o model.options.hidden=[16]"
 )
 """Appended to what would train for minutes."""
 SHORTENED = {
