@@ -280,7 +280,7 @@ def test_a_state_holds_what_was_refused_for_now_and_moves_no_weight(sessions):
     again.pull()
     assert (again.pending, again.statistics.pushes, again.sequence) == (1, 1, 2)
     assert (again.weights() == late.weights() + 3 * again.version).all()
-    optimizer.pull()
+    late.catch_up()
     assert (late.weights() == again.weights()).all()
     assert FlatView.of(model).read() == pytest.approx(late.weights() / 2**16)
 

@@ -44,20 +44,36 @@ def test_a_product_of_ciphertexts_opens_to_the_sum(x, y):
     assert KEY.decrypt(total) == [(x + y) % N]
 
 
-@pytest.mark.parametrize(
-    "plaintext", [0, 1, N // 3, N // 2, N - N // 3, N - 1, -1, 1 - N, -(N // 2)]
+def cases(name: str, values: dict[str, object]) -> pytest.MarkDecorator:
+    """Run a test with each value, under its name: values of a fresh key have none."""
+    return pytest.mark.parametrize(name, values.values(), ids=values.keys())
+
+
+@cases(
+    "plaintext",
+    {
+        "0": 0,
+        "1": 1,
+        "n//3": N // 3,
+        "n//2": N // 2,
+        "n-n//3": N - N // 3,
+        "n-1": N - 1,
+        "-1": -1,
+        "1-n": 1 - N,
+        "-n//2": -(N // 2),
+    },
 )
 def test_plaintexts_at_every_edge_survive(plaintext):
     assert KEY.decrypt(KEY.encrypt([plaintext])) == [plaintext % N]
 
 
-@pytest.mark.parametrize("plaintext", [0, 1, 12345, N // 2, N - 1])
+@cases("plaintext", {"0": 0, "1": 1, "12345": 12345, "n//2": N // 2, "n-1": N - 1})
 def test_encryption_is_the_formula_of_paillier(plaintext):
     (ciphertext,) = KEY.encrypt([plaintext], entropy=UnitEntropy(987654321))
     assert ciphertext == (1 + plaintext * N) * pow(987654321, N, N * N) % (N * N)
 
 
-@pytest.mark.parametrize("plaintext", [N, -N, N * N])
+@cases("plaintext", {"n": N, "-n": -N, "n*n": N * N})
 def test_a_plaintext_larger_than_the_modulus_is_refused(plaintext):
     with pytest.raises(SlotOverflowError, match="-n < m < n"):
         KEY.encrypt([plaintext])
@@ -73,7 +89,7 @@ def test_equal_plaintexts_have_different_ciphertexts():
     assert len(set(KEY.encrypt([1] * 8))) == 8
 
 
-@pytest.mark.parametrize("ciphertext", [0, -1, N * N, N, N * N - N])
+@cases("ciphertext", {"0": 0, "-1": -1, "n*n": N * N, "n": N, "n*n-n": N * N - N})
 def test_a_number_that_is_no_ciphertext_does_not_open(ciphertext):
     with pytest.raises(DecryptionError):
         KEY.decrypt([ciphertext])
@@ -135,16 +151,16 @@ def test_a_key_survives_its_bytes_and_a_worker_process():
         assert copy.decrypt([ciphertext]) == [42]
 
 
-@pytest.mark.parametrize(
+@cases(
     "data",
-    [
-        b"",
-        KEY.to_bytes()[:-1],
-        KEY.to_bytes()[:-2],
-        KEY.to_bytes() + b"\x00\x00",
-        KEY.to_bytes()[:32] * 2,
-        bytes(64),
-    ],
+    {
+        "nothing": b"",
+        "an octet less": KEY.to_bytes()[:-1],
+        "two octets less": KEY.to_bytes()[:-2],
+        "two octets more": KEY.to_bytes() + b"\x00\x00",
+        "a prime twice": KEY.to_bytes()[:32] * 2,
+        "zeros": bytes(64),
+    },
 )
 def test_bytes_that_are_not_two_primes_of_one_length_are_refused(data):
     with pytest.raises(KeyFileError):
