@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from hre_torch.errors import (
     TaskError,
     UnknownPluginError,
 )
+from hre_torch.protocol.task import Task
 
 
 def make(**options) -> Federation:
@@ -63,6 +65,14 @@ def test_join_takes_a_name_or_the_next_who_is_missing():
 def test_what_cannot_work_is_refused_before_any_work(options, error, says):
     with pytest.raises(error, match=says):
         make(**options)
+
+
+@pytest.mark.parametrize("bits", [-1, 0, 1 << 40])
+def test_a_task_that_came_damaged_is_refused_before_its_bits_are_reckoned_with(bits):
+    task = make().task
+    config = msgspec.structs.replace(task.config, value_bits=bits)
+    with pytest.raises(TaskError, match=f"value_bits is {bits}"):
+        Task(config, task.roster, task.parameters, task.signature)
 
 
 def test_a_stranger_cannot_join():

@@ -106,6 +106,9 @@ class Task:
         parameters: the modulus profile that `config.profile` names.
         signature: the operator's, from `sign_task`.
 
+    Attributes:
+        fixed_point: the quantiser of this task.
+
     Raises:
         TaskError: the three do not fit together, or a number is out of range.
         SignatureError: the signature is not the operator's.
@@ -122,6 +125,10 @@ class Task:
         self.roster = roster
         self.parameters = parameters
         self.signature = signature
+        # The rules reckon with numbers of bits in its range.
+        self.fixed_point = FixedPoint(
+            fraction_bits=config.fraction_bits, value_bits=config.value_bits
+        )
         for rules in (_rules_of_origin, _rules_of_release, _rules_of_training):
             for holds, message in rules(self):
                 if not holds:
@@ -139,13 +146,6 @@ class Task:
     def cfg(self) -> bytes:
         """The 32 octets that bind every message to this task."""
         return self.config.digest()
-
-    @cached_property
-    def fixed_point(self) -> FixedPoint:
-        """The quantiser of this task."""
-        return FixedPoint(
-            fraction_bits=self.config.fraction_bits, value_bits=self.config.value_bits
-        )
 
 
 def _rules_of_origin(task: Task) -> Iterator[tuple[bool, str]]:
