@@ -119,10 +119,11 @@ def test_the_first_pushes_of_the_mnist_recipe_at_real_size(data_root, suite, pus
     assert_equal("mnist_mlp.yaml", {suite: pushes}, changes)
 
 
+@pytest.mark.parametrize("width", [4, pytest.param(32, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("suite", "pushes"), [("paper", 8), ("gated", 8), ("hybrid", 20)]
 )
-def test_the_first_pushes_of_the_cifar_recipe(tmp_path, suite, pushes):
+def test_the_first_pushes_of_the_cifar_recipe(tmp_path, suite, pushes, width):
     # Coloured noise in the place of pictures: bits are compared, not accuracy.
     noise = torch.Generator().manual_seed(0)
     for part, count in (("train", 40), ("test", 4)):
@@ -138,7 +139,7 @@ def test_the_first_pushes_of_the_cifar_recipe(tmp_path, suite, pushes):
         "train.epochs=12",
         "train.push_every=1",
         "train.pull_every=2",
-        "model.options.width=4",
+        f"model.options.width={width}",
     ]
     assert_equal("cifar_cnn.yaml", {suite: pushes}, changes)
 

@@ -51,6 +51,8 @@ def test_join_takes_a_name_or_the_next_who_is_missing():
         ({"staleness_bound": 0}, TaskError, "staleness_bound"),
         ({"clip": -1.0}, TaskError, "clip"),
         ({"clip": "a"}, TaskError, "clip is 'a'"),
+        ({"clip": True}, TaskError, "clip is True"),
+        ({"clip": 10**400}, TaskError, "clip is 1000"),
         ({"fraction_bits": 2000}, TaskError, "fraction_bits is 2000"),
         ({"combine": "avg"}, TaskError, "combine is"),
         ({"assumed_colluders": -3}, TaskError, "assumed_colluders"),

@@ -196,19 +196,7 @@ def train_participant(
         state=state,
     )
     learner.skip(first - trained)
-
-    def remembered(step: int) -> Remembered:
-        """Return where this participant stands before a local step."""
-        return Remembered(
-            cfg=session.task.cfg,
-            name=session.name,
-            recipe=digest,
-            step=step,
-            session=session.state(),
-            learner=learner.state(),
-            random_state=random_state(recipe.train),
-        )
-
+    remembered = partial(_remembered, learner, recipe, digest)
     if memory is not None:
         memory.keep(remembered(first))
     started = time.perf_counter()
@@ -228,6 +216,22 @@ def train_participant(
     model = released_model(learner.model, session, recipe.buffers)
     score = evaluate(model, data.test, recipe.train)
     return Participation(score.accuracy, session.version, session.released())
+
+
+def _remembered(
+    learner: Learner, recipe: Recipe, digest: bytes, step: int
+) -> Remembered:
+    """Return where a participant stands before a local step."""
+    session = learner.session
+    return Remembered(
+        cfg=session.task.cfg,
+        name=session.name,
+        recipe=digest,
+        step=step,
+        session=session.state(),
+        learner=learner.state(),
+        random_state=random_state(recipe.train),
+    )
 
 
 def _epoch_record(learner: Learner, epoch: float, seconds: float) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -13,6 +12,7 @@ from hre_torch.crypto.modulus import Parameters
 from hre_torch.encoding.fixed_point import FixedPoint
 from hre_torch.errors import TaskError
 from hre_torch.optim.flatten import Buffers, FlatView, Layout
+from hre_torch.optim.guards import is_positive
 from hre_torch.protocol.roster import Roster
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import TaskConfig
@@ -79,7 +79,8 @@ def propose_task(
         fraction_bits=fraction_bits,
         staleness_bound=staleness_bound,
     )
-    _require_bound(clip)
+    if clip is not None and not is_positive(clip):
+        raise TaskError(f"clip is {clip!r}; it must be a positive number or None")
     layout = Layout.of(model, buffers)
     scale = FixedPoint(fraction_bits, value_bits).scale
     initial = _quantised(FlatView.of(model, buffers).read(), scale)
@@ -121,12 +122,6 @@ def _require_numbers(**numbers: Any) -> None:
     for name, value in numbers.items():
         if type(value) not in (int, type(None)):
             raise TaskError(f"{name} is {value!r}; it must be an int")
-
-
-def _require_bound(clip: Any) -> None:
-    """Refuse what is no number; the task's rules say which numbers will do."""
-    if not isinstance(clip, Real | None):
-        raise TaskError(f"clip is {clip!r}; it must be a positive number or None")
 
 
 def _quantised(values: npt.NDArray[np.float64], scale: float) -> npt.NDArray[np.int64]:

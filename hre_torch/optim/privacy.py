@@ -38,7 +38,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Real
 from typing import Final
 
 import numpy as np
@@ -46,6 +45,7 @@ from numpy.typing import NDArray
 
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY, Entropy
 from hre_torch.errors import UnsupportedError
+from hre_torch.optim.guards import is_positive
 from hre_torch.protocol.task import Task
 
 __all__ = ["GaussianNoise", "discrete_gaussian"]
@@ -74,8 +74,7 @@ class GaussianNoise:
     multiplier: float
 
     def __post_init__(self) -> None:
-        number = isinstance(self.multiplier, Real)
-        if not (number and math.isfinite(self.multiplier) and self.multiplier > 0):
+        if not is_positive(self.multiplier):
             raise UnsupportedError(
                 f"GaussianNoise.multiplier is {self.multiplier!r}; it must be a "
                 "positive number, 1.0 for instance."

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 from torch import nn
 
 from hre_torch.errors import UnsupportedError
+from hre_torch.optim.guards import is_positive
 from hre_torch.optim.privacy import GaussianNoise
 from hre_torch.protocol.session import Session
 
@@ -61,9 +61,7 @@ def check_numbers(push_every: Any, pull_every: Any, clip: Any) -> None:
             raise UnsupportedError(
                 f"{name} is {steps!r}; it must be a whole number of steps, at least 1."
             )
-    if clip is None:
-        return
-    if not (isinstance(clip, Real) and math.isfinite(clip) and float(clip) > 0):
+    if clip is not None and not is_positive(clip):
         raise UnsupportedError(
             f"clip is {clip!r}; it must be a positive number, or None for no bound."
         )

@@ -47,11 +47,10 @@ from hre_torch.errors import (
     TaskError,
     UnsupportedError,
 )
+from hre_torch.protocol.ciphers import Integers
 from hre_torch.protocol.task import TaskConfig
 
 __all__ = ["Combination", "divided"]
-
-Integers = npt.NDArray[np.signedinteger]
 
 # Temporaries of 512 KiB stay in the processor's cache.
 _PIECE: Final = 1 << 16

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from hre_torch.protocol.ciphers import Integers
 from hre_torch.protocol.combination import Combination
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.vectors import decode_vector
 
 __all__ = ["PendingUpdates"]
-
-Integers = npt.NDArray[np.signedinteger]
 
 
 class PendingUpdates(dict[int, Integers]):

@@ -125,7 +125,7 @@ class Task:
         self.roster = roster
         self.parameters = parameters
         self.signature = signature
-        # The rules reckon with numbers of bits in its range.
+        # Refuses numbers of bits out of range, before the rules shift by them.
         self.fixed_point = FixedPoint(
             fraction_bits=config.fraction_bits, value_bits=config.value_bits
         )

@@ -155,6 +155,8 @@ def test_one_cycle_moves_momentum_as_well(wrapped, batches):
         ({"push_every": 2.5}, "push_every is 2.5"),
         ({"pull_every": True}, "pull_every is True"),
         ({"clip": "1"}, "clip is '1'"),
+        ({"clip": True}, "clip is True"),
+        ({"clip": 10**400}, "clip is 1000"),
         ({"noise": 4.0}, r"noise is 4.0; give GaussianNoise"),
         ({"rounding": "nearest"}, "rounding is 'nearest'; give a function"),
         ({"staleness_weight": 0.5}, r"staleness_weight is 0\.5; give a function"),
