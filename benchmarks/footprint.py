@@ -114,7 +114,7 @@ def _participant(work: _Work, waiting: int = 0) -> float:
     servers = _SPAWN.Process(target=_serve, args=(there, work))
     servers.start()
     task, (role, name, signing, material) = here.recv()
-    secret = Secret(role, name, SigningKey(signing), material)
+    secret = Secret(role, name, task.config.suite, SigningKey(signing), material)
     initial = np.frombuffer(here.recv_bytes(), dtype=np.int64)
     session = Session(task, secret, _Piped(here), initial)
     del initial

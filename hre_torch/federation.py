@@ -188,7 +188,13 @@ class Federation:
         parameters = load_profile(state.config.profile)
         task = Task(state.config, state.roster, parameters, state.signature)
         secrets = {
-            name: Secret(kept.role, name, SigningKey(kept.signing), kept.material)
+            name: Secret(
+                kept.role,
+                name,
+                state.config.suite,
+                SigningKey(kept.signing),
+                kept.material,
+            )
             for name, kept in state.secrets.items()
         }
         missing = [

@@ -1,4 +1,4 @@
-"""Attacks A1 to A13: small programs that use only what their attacker may know.
+"""Attacks A1 to A17: small programs that use only what their attacker may know.
 
 Each succeeds on a suite, or on a weakened variant of one, that is open to it, and fails
 on `gated` and `hybrid`, where honest roles refuse it with a typed error or leave it

@@ -19,6 +19,7 @@ from hre_torch.attacks import (
     a11_two_models,
     a12_signs,
     a13_ring,
+    a17_suite_downgrade,
 )
 from hre_torch.attacks.result import Attack, AttackResult, Target
 from hre_torch.errors import UnknownPluginError
@@ -42,9 +43,10 @@ ATTACKS: Final[dict[str, Attack]] = {
         a11_two_models,
         a12_signs,
         a13_ring,
+        a17_suite_downgrade,
     )
 }
-"""Attacks by name, `"A1"` to `"A13"`."""
+"""Attacks by name, `"A1"` to `"A17"`."""
 
 
 def find_attack(name: str) -> Attack:
@@ -110,7 +112,7 @@ def run_attack(
     """Play one attack on one suite.
 
     Args:
-        name: `"A1"` to `"A13"`.
+        name: `"A1"` to `"A17"`.
         suite: a suite, or a weakened variant such as `"paper without sigma"`.
         scenario: which of several settings on that suite; the first by default.
         seed: seed of the updates; keys and masks are always fresh.

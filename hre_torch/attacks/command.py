@@ -37,7 +37,7 @@ def attack(
     """Play attacks, say what came of each, and sum up.
 
     Args:
-        name: `"A1"` to `"A13"`, or `"all"`.
+        name: `"A1"` to `"A17"`, or `"all"`.
         console: where to print.
         suite: only on this suite or weakened variant.
         json_file: where to write the list of results, if anywhere.

@@ -67,7 +67,7 @@ class Attack:
     """One attack of the catalogue.
 
     Attributes:
-        name: `"A1"` to `"A13"`.
+        name: `"A1"` to `"A17"`.
         title: what it does, in a few words.
         who: whose knowledge it takes.
         run: plays it: `run(target, seed, profile) -> Outcome`.
@@ -86,7 +86,7 @@ class AttackResult:
     """One attack on one target, played.
 
     Attributes:
-        attack: `"A1"` to `"A13"`.
+        attack: `"A1"` to `"A17"`.
         suite: as in `Target`.
         scenario: as in `Target`.
         succeeded: whether the attacker got what it was after.

@@ -50,8 +50,14 @@ def joint(
 ) -> None:
     """Add the joint key as one server computes it (suite paper only)."""
     file = read_roster(roster)
-    secret = open_role(key, ask_passphrase(key, passphrase_file))
-    file = add_joint_key(file, secret, profile_of(file, roster.parent))
+    parameters = profile_of(file, roster.parent)
+    secret = open_role(
+        key,
+        ask_passphrase(key, passphrase_file),
+        suite=file.suite,
+        parameters=parameters,
+    )
+    file = add_joint_key(file, secret, parameters)
     write_roster(roster, file)
     typer.echo(_summary(file))
 

@@ -13,7 +13,7 @@ __all__ = ["attack", "audit"]
 
 
 def attack(
-    name: Annotated[str, typer.Argument(help="A1 to A13, or all.")],
+    name: Annotated[str, typer.Argument(help="A1 to A17, or all.")],
     suite: Annotated[
         str | None, typer.Option(help="Only on this suite or weakened variant.")
     ] = None,

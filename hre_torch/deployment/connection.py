@@ -104,11 +104,17 @@ def connect(
     closing = contextlib.ExitStack()
     try:
         closing.callback(KeyLock(Path(key_file)).release)
-        secret = open_role(Path(key_file), encoded)
         path = Path(roster)
         file = read_roster(path)
         task = task_of(file, profile_of(file, path.parent))
+        secret = open_role(
+            Path(key_file),
+            encoded,
+            suite=task.config.suite,
+            parameters=task.parameters,
+        )
         task.roster.participant(secret.name)
+        task.roster.require_keys(secret)
         pool = follower_processes(workers)
         closing.callback(pool.close)
         link = HTTPAggregator(

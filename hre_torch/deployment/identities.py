@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from hre_torch.crypto.keyfiles import read_key_file, write_key_file
-from hre_torch.crypto.modulus import load_profile
+from hre_torch.crypto.modulus import Parameters, load_profile
 from hre_torch.crypto.signatures import SigningKey
 from hre_torch.errors import KeyFileError, TaskError, UnsupportedError
 from hre_torch.protocol.roster import DATA_SERVICE, KEY_TRANSFORM, KeyCard, Role, Secret
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 OPERATOR: Final = "operator"
-_FORMAT: Final = "hre_torch key card 1"
+_FORMAT: Final = "hre_torch key card 2"
 _MOST_CARD_BYTES: Final = 1 << 18
 """Sixteen lanes at 4096 bits take 45 KB in JSON."""
 
@@ -34,19 +34,22 @@ class CardFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A public card as a file: what is sent to whoever keeps the roster.
 
     Attributes:
-        suite: the suite that the keys are for; empty on an operator's card.
-        profile: its modulus profile.
+        profile: modulus profile of the keys; empty on an operator's card.
         parameters_digest: digest of that profile.
         card: the card of a server or a participant.
         operator: on an operator's card its Ed25519 key, else empty.
     """
 
-    format: Literal["hre_torch key card 1"] = _FORMAT
-    suite: str = ""
+    format: Literal["hre_torch key card 2"] = _FORMAT
     profile: str = ""
     parameters_digest: bytes = b""
     card: KeyCard | None = None
     operator: bytes = b""
+
+    @property
+    def suite(self) -> str:
+        """The suite that the keys are for; empty on an operator's card."""
+        return "" if self.card is None else self.card.suite
 
 
 class _Material(msgspec.Struct, frozen=True, array_like=True):
@@ -96,7 +99,6 @@ def make_role(
     parameters = load_profile(profile)
     secret, made = SUITES.get(suite).keygen(role, name, parameters)
     file = CardFile(
-        suite=suite,
         profile=profile,
         parameters_digest=parameters.digest,
         card=made,
@@ -119,18 +121,40 @@ def make_operator(*, key: Path, card: Path, passphrase: bytes) -> CardFile:
     return file
 
 
-def open_role(key: Path, passphrase: bytes) -> Secret:
-    """Return the secret of a server or a participant.
+def open_role(
+    key: Path, passphrase: bytes, *, suite: str, parameters: Parameters
+) -> Secret:
+    """Return the secret of a server or a participant, for the suite it was made for.
+
+    Args:
+        key: the key file.
+        passphrase: what opens it.
+        suite: what it is to be used for: the suite of the roster.
+        parameters: the group of the roster.
 
     Raises:
-        KeyFileError: the file does not open, or is an operator's.
+        KeyFileError: the file does not open, is an operator's, or was made for another
+            suite or group.
     """
     opened, kept = _open(key, passphrase)
     if opened.role == OPERATOR:
         raise KeyFileError(
             f"{key} is an operator's key; name the key of a server or a participant"
         )
-    return Secret(opened.role, opened.name, SigningKey(kept.signing), kept.material)
+    if kept.suite != suite:
+        raise KeyFileError(
+            f"{key} was made for suite {kept.suite!r}, the roster is for {suite!r}; a "
+            "key serves one suite only, or what one suite protects could be opened "
+            "under the other: ask the operator why the suite has changed, and make "
+            f"another key for it with `hre-torch keygen --suite {suite}`"
+        )
+    if opened.parameters_digest != parameters.digest:
+        raise KeyFileError(
+            f"{key} was made for another modulus profile than {parameters.name!r}, "
+            "which the roster names; use the key whose card the roster holds"
+        )
+    signing = SigningKey(kept.signing)
+    return Secret(opened.role, opened.name, kept.suite, signing, kept.material)
 
 
 def open_operator(key: Path, passphrase: bytes) -> SigningKey:
@@ -162,8 +186,8 @@ def read_card(path: Path) -> CardFile:
         raise TaskError(f"cannot read the card {path}: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise TaskError(
-            f"{path} is no key card ({error}); ask for the file that `hre-torch "
-            "keygen` wrote with --card"
+            f"{path} is no key card of this version of hre_torch ({error}); ask for "
+            "the file that `hre-torch keygen` wrote with --card"
         ) from error
 
 

@@ -40,7 +40,7 @@ __all__ = [
     "write_roster",
 ]
 
-_FORMAT: Final = "hre_torch roster 1"
+_FORMAT: Final = "hre_torch roster 2"
 _MOST_BYTES: Final = 1 << 26
 """A thousand participants with sixteen lanes at 4096 bits take 45 MB."""
 
@@ -49,8 +49,7 @@ class RosterFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """A roster in the making, or a signed one.
 
     Attributes:
-        suite: the suite that all cards are for.
-        profile: its modulus profile; a path is relative to the roster's folder.
+        profile: modulus profile of all keys; a path is relative to the roster's folder.
         parameters_digest: digest of that profile.
         operator: Ed25519 key of whoever signs.
         data_service: card of the DSP.
@@ -62,8 +61,7 @@ class RosterFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         signature: the operator's.
     """
 
-    format: Literal["hre_torch roster 1"] = _FORMAT
-    suite: str = ""
+    format: Literal["hre_torch roster 2"] = _FORMAT
     profile: str = ""
     parameters_digest: bytes = b""
     operator: bytes = b""
@@ -73,6 +71,17 @@ class RosterFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     joint_keys: dict[str, tuple[bytes, ...]] = {}
     task: TaskConfig | None = None
     signature: bytes = b""
+
+    def cards(self) -> list[KeyCard]:
+        """Return the cards that it has so far: servers first."""
+        known = (self.data_service, self.key_transform, *self.participants)
+        return [card for card in known if card is not None]
+
+    @property
+    def suite(self) -> str:
+        """The suite that all cards are for; empty as long as there is none."""
+        cards = self.cards()
+        return cards[0].suite if cards else ""
 
 
 def read_roster(path: Path) -> RosterFile:
@@ -98,7 +107,8 @@ def parse_roster(data: bytes, source: str) -> RosterFile:
         return msgspec.json.decode(data, type=RosterFile)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise TaskError(
-            f"{source} is no roster ({error}); make one with `hre-torch roster add`"
+            f"{source} is no roster of this version of hre_torch ({error}); make one "
+            "with `hre-torch roster add`"
         ) from error
 
 
@@ -127,13 +137,10 @@ def add_card(file: RosterFile, added: CardFile) -> RosterFile:
         return msgspec.structs.replace(file, operator=added.operator)
     if not file.suite:
         file = msgspec.structs.replace(
-            file,
-            suite=added.suite,
-            profile=added.profile,
-            parameters_digest=added.parameters_digest,
+            file, profile=added.profile, parameters_digest=added.parameters_digest
         )
     same = (added.suite, added.parameters_digest)
-    if same != (file.suite, file.parameters_digest):
+    if same != (file.suite or added.suite, file.parameters_digest):
         raise TaskError(
             f"the card of {added.card.name!r} is for suite {added.suite!r} and profile "
             f"{added.profile!r}, this roster for {file.suite!r} and {file.profile!r}; "
@@ -143,8 +150,7 @@ def add_card(file: RosterFile, added: CardFile) -> RosterFile:
 
 
 def _with_card(file: RosterFile, card: KeyCard) -> RosterFile:
-    known = [file.data_service, file.key_transform, *file.participants]
-    if card.name in [each.name for each in known if each is not None]:
+    if card.name in [each.name for each in file.cards()]:
         raise TaskError(
             f"the roster has a card of {card.name!r} already; to exchange it, start a "
             "new roster"

@@ -75,16 +75,17 @@ def _opened(config: KTSConfig, role: str, ask: AskPassphrase) -> tuple[Task, Sec
     task = task_of(file, profile_of(file, config.roster.parent))
     check_exposure(task.parameters, config.host)
     check_certificate(config.certificate, config.private_key)
-    secret = open_role(config.key, ask(config.key, config.passphrase_file))
+    secret = open_role(
+        config.key,
+        ask(config.key, config.passphrase_file),
+        suite=task.config.suite,
+        parameters=task.parameters,
+    )
     if secret.name != role:
         raise KeyFileError(
             f"{config.key} is the key of {secret.name!r}, not the {role}"
         )
-    if secret.signing.public != task.roster.card(role).signing_key:
-        raise KeyFileError(
-            f"{config.key} is not the key whose card the roster holds; use the key "
-            "file that was made with that card"
-        )
+    task.roster.require_keys(secret)
     return task, secret
 
 

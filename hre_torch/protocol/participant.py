@@ -76,6 +76,10 @@ class LearningParticipant:
         secret: this participant's keys.
         workers: where block-wise arithmetic runs.
         state: where an earlier run of the same participant stopped.
+
+    Raises:
+        TaskError: the suite cannot serve the task, or the keys are not those of a
+            card of its roster.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class LearningParticipant:
         workers: Workers,
         state: ParticipantState | None = None,
     ) -> None:
+        task.roster.require_keys(secret)
         self.task = task
         self.name = secret.name
         self._secret = secret

@@ -33,22 +33,24 @@ class Secret:
     Args:
         role: `"dsp"`, `"kts"` or `"participant"`.
         name: identity in the roster; a server's name is its role.
+        suite: the only suite that the keys serve.
         signing: the key that signs this role's messages.
         material: key material in the suite's own encoding; empty where it has none.
     """
 
-    __slots__ = ("material", "name", "role", "signing")
+    __slots__ = ("material", "name", "role", "signing", "suite")
 
     def __init__(
-        self, role: Role, name: str, signing: SigningKey, material: bytes
+        self, role: Role, name: str, suite: str, signing: SigningKey, material: bytes
     ) -> None:
         self.role: Role = role
         self.name = name
+        self.suite = suite
         self.signing = signing
         self.material = material
 
     def __repr__(self) -> str:
-        return f"Secret(role={self.role!r}, name={self.name!r})"
+        return f"Secret(role={self.role!r}, name={self.name!r}, suite={self.suite!r})"
 
 
 class KeyCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,6 +59,9 @@ class KeyCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         role: `"dsp"`, `"kts"` or `"participant"`.
         name: identity, unique in a roster.
+        suite: the only suite that the keys serve. Under another one they would open
+            what this one has sealed: the KTS of `paper` raises whatever the DSP sends
+            it to the exponents that protect `gated` and `hybrid`.
         signing_key: Ed25519 public key, 32 octets.
         public: the suite's public keys, one encoded group element per lane.
         proof: proof of knowledge of the exponents, where the suite asks for one.
@@ -64,6 +69,7 @@ class KeyCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     role: Role
     name: str
+    suite: str
     signing_key: bytes
     public: tuple[bytes, ...] = ()
     proof: bytes = b""
@@ -94,6 +100,16 @@ class Roster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 "a roster has the card of a DSP, that of a KTS, and those of "
                 f"participants, but this one has {roles}; put every card in its place"
             )
+        suites = Counter(card.suite for card in self.cards())
+        if len(suites) > 1:
+            usual = self.data_service.suite
+            others = [card for card in self.cards() if card.suite != usual]
+            shown = ", ".join(f"{card.name!r} {card.suite!r}" for card in others)
+            raise TaskError(
+                "a roster has cards of one suite; here the DSP's is for "
+                f"{usual!r}, but {shown}: have everybody make keys for one suite with "
+                "`hre-torch keygen`, and start a new roster"
+            )
         names = Counter(card.name for card in self.cards())
         if not all(1 <= len(name) <= MAX_NAME for name in names):
             raise TaskError(
@@ -111,6 +127,11 @@ class Roster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def cards(self) -> tuple[KeyCard, ...]:
         """Return all cards: both servers, then the participants."""
         return (self.data_service, self.key_transform, *self.participants)
+
+    @property
+    def suite(self) -> str:
+        """The suite that all cards are for."""
+        return self.data_service.suite
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -143,6 +164,26 @@ class Roster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             f"{name!r} is not a participant of this task: "
             f"{nearest(name, list(self.names))}"
         )
+
+    def require_keys(self, secret: Secret) -> None:
+        """Raise unless these are the keys behind a card of this roster.
+
+        Raises:
+            TaskError: they serve another suite, or the card is of other keys.
+        """
+        card = self.card(secret.name)
+        if secret.suite != card.suite:
+            raise TaskError(
+                f"the keys of {secret.name!r} are for suite {secret.suite!r}, the "
+                f"roster for {card.suite!r}; keys serve one suite only, or what one "
+                "protects could be opened under the other: make new keys, or ask the "
+                "operator for the right roster"
+            )
+        if (secret.role, secret.signing.public) != (card.role, card.signing_key):
+            raise TaskError(
+                f"the roster's card of {secret.name!r} is not of these keys; use the "
+                "key file that was made with that card"
+            )
 
     def digest(self) -> bytes:
         """Return SHA-256 of the roster's canonical encoding."""

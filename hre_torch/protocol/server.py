@@ -50,7 +50,8 @@ class Server(ABC, Generic[Cipher]):
         options: see `ServerOptions`.
 
     Raises:
-        TaskError: the suite cannot serve the task.
+        TaskError: the suite cannot serve the task, or the keys are not those of a
+            card of its roster.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Server(ABC, Generic[Cipher]):
         state: ServerState | None = None,
         **options: Unpack[ServerOptions],
     ) -> None:
+        task.roster.require_keys(secret)
         self.task = task
         self._secret = secret
         self._suite = SUITES.get(task.config.suite)

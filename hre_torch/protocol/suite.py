@@ -252,9 +252,14 @@ class Suite(ABC):
 
 
 def new_identity(
-    role: Role, name: str, public: tuple[bytes, ...], material: bytes, entropy: Entropy
+    role: Role,
+    name: str,
+    suite: str,
+    public: tuple[bytes, ...],
+    material: bytes,
+    entropy: Entropy,
 ) -> tuple[Secret, KeyCard]:
     """Return a secret with a fresh signing key, and its card."""
     signing = SigningKey.generate(entropy)
-    card = KeyCard(role, name, signing.public, public)
-    return Secret(role, name, signing, material), card
+    card = KeyCard(role, name, suite, signing.public, public)
+    return Secret(role, name, suite, signing, material), card

@@ -165,6 +165,12 @@ def _rules_of_origin(task: Task) -> Iterator[tuple[bool, str]]:
         "the roster is not the one the task was made with; fetch both again",
     )
     yield (
+        config.suite == roster.suite,
+        f"the task says suite {config.suite!r}, the key cards in its roster "
+        f"{roster.suite!r}; keys serve one suite only: sign a task of that suite, or "
+        "have everybody make new keys",
+    )
+    yield (
         roster.operator not in {card.signing_key for card in roster.cards()[:2]},
         "the operator's key is that of a server, which could then invent "
         "participants; let somebody else sign the roster",

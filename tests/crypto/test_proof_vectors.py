@@ -17,6 +17,8 @@ from hre_torch.crypto.modulus import load_profile
 from hre_torch.crypto.proofs import prove, verify_blocks, verify_heads
 from hre_torch.crypto.schnorr import prove_knowledge, verify_knowledge
 from hre_torch.errors import ProofError
+from hre_torch.protocol.roster import KeyCard
+from hre_torch.protocol.suites.key_proofs import card_context
 
 VECTORS = json.loads(
     (Path(__file__).parents[1] / "vectors" / "proofs.json").read_text()
@@ -135,6 +137,32 @@ def test_an_independent_proof_of_knowledge_is_accepted(vector):
 @pytest.mark.parametrize("vector", changed("knowledge"))
 def test_a_spoilt_proof_of_knowledge_is_refused(vector):
     context = bytes.fromhex(vector["context"])
+    proof = bytes.fromhex(vector["proof"])
+    with pytest.raises(ProofError):
+        verify_knowledge(integers(vector["public"]), proof, PARAMS, context)
+
+
+def card_of(vector):
+    return KeyCard(
+        vector["role"],
+        vector["name"],
+        vector["suite"],
+        bytes.fromhex(vector["signing_key"]),
+    )
+
+
+@pytest.mark.parametrize("vector", VECTORS["cards"])
+def test_an_independent_proof_of_a_key_card_is_accepted(vector):
+    context = card_context(card_of(vector), PARAMS)
+    assert context.hex() == vector["context"]
+    proof = bytes.fromhex(vector["proof"])
+    verify_knowledge(integers(vector["public"]), proof, PARAMS, context)
+
+
+@pytest.mark.parametrize("vector", changed("cards"))
+def test_a_key_card_that_claims_something_else_proves_nothing(vector):
+    context = card_context(card_of(vector), PARAMS)
+    assert context.hex() == vector["context"]
     proof = bytes.fromhex(vector["proof"])
     with pytest.raises(ProofError):
         verify_knowledge(integers(vector["public"]), proof, PARAMS, context)

@@ -46,11 +46,13 @@ def make_hosted_site(tmp_path, monkeypatch):
             site.cleanup, site.names = cleanup, names
             file = read_roster(folder / "roster.json")
             task = task_of(file, profile_of(file, folder))
-            kts = key_transform(task, open_role(folder / "kts.key", b"secret"))
+            made_for = {"suite": suite, "parameters": task.parameters}
+            secret = open_role(folder / "kts.key", b"secret", **made_for)
+            kts = key_transform(task, secret)
             url = cleanup.enter_context(running.hosted(kts.app, task.parameters))
             site.dsp = data_service(
                 task,
-                open_role(folder / "dsp.key", b"secret"),
+                open_role(folder / "dsp.key", b"secret", **made_for),
                 kts_url=url,
                 published=(folder / "roster.json").read_bytes(),
             )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from hre_torch.crypto import keyfiles
+from hre_torch.crypto.modulus import load_profile
 from hre_torch.deployment.identities import (
     CardFile,
     make_operator,
@@ -106,6 +107,13 @@ def task_for(file, parameters, **changes) -> TaskConfig:
     )
 
 
+def opened(key, file=None, suite="gated"):
+    """Return the secret of a role, for a roster's suite and group."""
+    suite = file.suite if file else suite
+    parameters = load_profile("toy-insecure")
+    return open_role(key, b"secret", suite=suite, parameters=parameters)
+
+
 def sign(file, tmp_path) -> RosterFile:
     parameters = profile_of(file, tmp_path)
     key = open_operator(tmp_path / "operator.key", b"secret")
@@ -119,7 +127,7 @@ def test_a_card_file_says_what_keygen_returned(make, tmp_path):
 
 def test_the_key_file_holds_the_secret_of_its_card(make, tmp_path):
     made = make("dsp", "dsp")
-    secret = open_role(tmp_path / "dsp.key", b"secret")
+    secret = opened(tmp_path / "dsp.key")
     assert secret.signing.public == made.card.signing_key
     assert (secret.role, secret.name) == ("dsp", "dsp")
 
@@ -146,7 +154,7 @@ def test_an_operators_key_and_a_roles_key_are_not_taken_for_each_other(
 ):
     make("dsp", "dsp")
     with pytest.raises(KeyFileError, match="operator's key"):
-        open_role(tmp_path / "operator.key", b"secret")
+        opened(tmp_path / "operator.key")
     with pytest.raises(KeyFileError, match="no server's"):
         open_operator(tmp_path / "dsp.key", b"secret")
 
@@ -202,7 +210,6 @@ def read_like(file, name):
     """Return a card file with the card that the roster has under a name."""
     card = next(card for card in file.participants if card.name == name)
     return CardFile(
-        suite=file.suite,
         profile=file.profile,
         parameters_digest=file.parameters_digest,
         card=card,
@@ -215,7 +222,7 @@ def test_in_suite_paper_both_servers_compute_the_joint_key(make, operator, tmp_p
     with pytest.raises(TaskError, match="roster joint"):
         roster_of(file, parameters)
     for name in ("dsp", "kts"):
-        secret = open_role(tmp_path / f"{name}.key", b"secret")
+        secret = opened(tmp_path / f"{name}.key", file)
         file = add_joint_key(file, secret, parameters)
     roster = roster_of(file, parameters)
     assert len(roster.joint_key) == parameters.lanes
@@ -227,7 +234,7 @@ def test_in_suite_paper_both_servers_compute_the_joint_key(make, operator, tmp_p
 def test_only_the_named_operator_signs(make, operator, tmp_path):
     file = everybody(make, operator)
     parameters = profile_of(file, tmp_path)
-    stranger = open_role(tmp_path / "a.key", b"secret").signing
+    stranger = opened(tmp_path / "a.key").signing
     with pytest.raises(TaskError, match="not the key of the operator"):
         sign_roster(file, task_for(file, parameters), stranger, parameters)
 

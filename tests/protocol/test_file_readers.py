@@ -71,7 +71,7 @@ def test_a_key_file_opens_or_is_refused(tmp_path, monkeypatch, count):
 def test_a_card_is_read_or_refused(task, count):
     mutator = Mutator(12)
     roster = task.roster
-    cards = [CardFile(suite="gated", card=card) for card in roster.cards()]
+    cards = [CardFile(card=card) for card in roster.cards()]
     samples = [msgspec.json.encode(card) for card in cards]
     attack(
         lambda data: read_card(InMemory(data)),
@@ -83,7 +83,6 @@ def test_a_card_is_read_or_refused(task, count):
 @pytest.fixture
 def roster(task) -> bytes:
     file = RosterFile(
-        suite="gated",
         profile="toy-insecure",
         parameters_digest=task.parameters.digest,
         operator=task.roster.operator,

@@ -23,6 +23,7 @@ from plain_proofs import (
     RESIDUE,
     G,
     N,
+    card_context,
     groups_of,
     mask_bits,
     prove_blocks,
@@ -70,17 +71,45 @@ def blocks_case(index: int, n_plaintexts: int) -> dict:
     return case
 
 
-def keys_case(index: int, count: int) -> dict:
-    name = f"keys {index}"
+def keys_case(name: str, count: int, context: bytes) -> dict:
+    """Return an honest proof of `count` keys."""
     secrets = [2 * expand(f"{name} {j}", EXPONENT_BITS - 1) for j in range(count)]
     case = {
         "secrets": secrets,
         "public": [pow(G, secret, N2) for secret in secrets],
-        "context": squeeze(index * 3, name.encode()),
+        "context": context,
         "w": expand(f"{name} w", mask_bits(count)),
     }
     case["proof"] = prove_keys(case)
     return case
+
+
+def card_case(suite: str, role: str, name: str) -> dict:
+    """Return an honest key card."""
+    label = f"card {suite} {name}"
+    card = {
+        "suite": suite,
+        "role": role,
+        "name": name,
+        "signing_key": squeeze(32, label.encode()),
+    }
+    return card | keys_case(label, LANES, card_context(card))
+
+
+def spoil_card(card: dict) -> dict[str, dict]:
+    """Return cards that claim something else with the same proof."""
+    changes = {
+        "another suite": {"suite": "gated" if card["suite"] == "hybrid" else "hybrid"},
+        "a suite without proofs": {"suite": "paper"},
+        "another role": {"role": "kts" if card["role"] == "dsp" else "dsp"},
+        "another name": {"name": card["name"] + "0"},
+        "another signing key": {"signing_key": squeeze(32, b"another")},
+        "the keys in another order": {"public": card["public"][::-1]},
+    }
+    return {
+        what: card | change | {"context": card_context(card | change)}
+        for what, change in changes.items()
+    }
 
 
 def spoil_proof(proof: bytes, count: int, opening: bool) -> dict[str, bytes]:
@@ -181,12 +210,23 @@ def difference(case: dict, base: dict) -> dict:
 def vectors() -> dict:
     """Return all vectors, each checked by the verifier of this file."""
     blocks = [blocks_case(i, 1 + i % 10) for i in range(20)]
-    keys = [keys_case(i, 1 + i % 5) for i in range(10)]
+    contexts = [(f"keys {i}", squeeze(i * 3, f"keys {i}".encode())) for i in range(10)]
+    keys = [keys_case(name, 1 + i % 5, c) for i, (name, c) in enumerate(contexts)]
+    cards = [
+        card_case(suite, role, name)
+        for suite in ("gated", "hybrid")
+        for role, name in (
+            ("dsp", "dsp"),
+            ("kts", "kts"),
+            ("participant", "clinic-7.example_org"),
+            ("participant", "a" * 64),
+        )
+    ]
     if not all(verify_blocks(case) == (True, True) for case in blocks):
         raise SystemExit("an honest proof of blocks does not verify")
-    if not all(verify_keys(case) for case in keys):
+    if not all(verify_keys(case) for case in (*keys, *cards)):
         raise SystemExit("an honest proof of knowledge does not verify")
-    bad_blocks, bad_keys = [], []
+    bad_blocks, bad_keys, bad_cards = [], [], []
     for of in (0, 2, 3, 6, 8):
         case = blocks[of]
         spoilt = {
@@ -218,6 +258,11 @@ def vectors() -> dict:
             if verify_keys(bad):
                 raise SystemExit(f"keys {of}: {what} verifies")
             bad_keys.append({"of": str(of), "what": what} | difference(bad, case))
+    for of, card in enumerate(cards):
+        for what, bad in spoil_card(card).items():
+            if verify_keys(bad):
+                raise SystemExit(f"card {of}: {what} verifies")
+            bad_cards.append({"of": str(of), "what": what} | difference(bad, card))
     return {
         "source": "tests/vectors/generate_proofs.py; everything in hexadecimal",
         "profile": "toy-insecure",
@@ -228,6 +273,8 @@ def vectors() -> dict:
         "blocks_invalid": bad_blocks,
         "knowledge": keys,
         "knowledge_invalid": bad_keys,
+        "cards": cards,
+        "cards_invalid": bad_cards,
     }
 
 

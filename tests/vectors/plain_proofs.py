@@ -6,7 +6,8 @@ one by one. Modulus and widths are those of the shipped profile `toy-insecure`.
 
 A case of blocks is a dict of `joint`, `plaintexts` (rows), `randomness`, `header`, the
 masks `u` and `w` (one for each group), `heads`, `lanes` (rows) and `proof`; a case of
-keys has `secrets`, `public`, `context`, `w`, `proof`.
+keys has `secrets`, `public`, `context`, `w`, `proof`, and a key card also `suite`,
+`role`, `name` and `signing_key`, which make its context.
 """
 
 from __future__ import annotations
@@ -146,6 +147,17 @@ def verify_blocks(case: dict) -> tuple[bool, bool]:
         for j, element in enumerate(row):
             right = right * pow(element, x[k] * y[j] * ch, N2) % N2
     return heads_hold, heads_hold and left * left % N2 == right * right % N2
+
+
+def card_context(card: dict) -> bytes:
+    """Return the MessagePack array of label, profile, suite, role, name and key."""
+    texts = ("hre_torch key card 2", "toy-insecure", card["suite"], card["role"])
+    packed = b"\x96"
+    for text in (*texts, card["name"]):
+        octets = text.encode()
+        long = len(octets) > 31
+        packed += b"\xd9" * long + bytes([len(octets) | (0 if long else 0xA0)]) + octets
+    return packed + b"\xc4" + bytes([len(card["signing_key"])]) + card["signing_key"]
 
 
 def key_seed(case: dict) -> bytes:

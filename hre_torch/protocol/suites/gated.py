@@ -107,7 +107,7 @@ class GatedSuite(Suite):
         entropy: Entropy = SYSTEM_ENTROPY,
     ) -> tuple[Secret, KeyCard]:
         """Make exponents and a card that proves knowledge of them."""
-        return proven_identity(role, name, parameters, entropy)
+        return proven_identity(role, name, self.name, parameters, entropy)
 
     def joint_key(
         self, secret: Secret, own: KeyCard, other: KeyCard, parameters: Parameters

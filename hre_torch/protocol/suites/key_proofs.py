@@ -21,13 +21,13 @@ from hre_torch.protocol.roster import KeyCard, Role, Roster, Secret
 from hre_torch.protocol.suite import new_identity
 from hre_torch.protocol.suites.keys import decode_keys, encode_exponents, encode_keys
 
-__all__ = ["check_roster", "proven_identity", "sum_key"]
+__all__ = ["card_context", "check_roster", "proven_identity", "sum_key"]
 
-_LABEL: Final = "hre_torch key card 1"
+_LABEL: Final = "hre_torch key card 2"
 
 
 def proven_identity(
-    role: Role, name: str, parameters: Parameters, entropy: Entropy
+    role: Role, name: str, suite: str, parameters: Parameters, entropy: Entropy
 ) -> tuple[Secret, KeyCard]:
     """Return fresh exponents, one per lane, and a card that proves they are known."""
     exponents = Exponents.generate(parameters, entropy=entropy)
@@ -35,12 +35,13 @@ def proven_identity(
     secret, card = new_identity(
         role,
         name,
+        suite,
         encode_keys(public, parameters),
         encode_exponents(exponents, parameters),
         entropy,
     )
     proof = prove_knowledge(
-        exponents.reveal(), public, parameters, _context(card, parameters)
+        exponents.reveal(), public, parameters, card_context(card, parameters)
     )
     return secret, msgspec.structs.replace(card, proof=proof)
 
@@ -69,7 +70,7 @@ def check_roster(roster: Roster, parameters: Parameters) -> None:
         try:
             public = decode_keys(card.public, parameters, whose=card.name)
             check_public_keys(public, parameters, whose=card.name)
-            context = _context(card, parameters)
+            context = card_context(card, parameters)
             verify_knowledge(public, card.proof, parameters, context)
         except CryptoError as error:
             raise TaskError(
@@ -84,7 +85,8 @@ def check_roster(roster: Roster, parameters: Parameters) -> None:
         )
 
 
-def _context(card: KeyCard, parameters: Parameters) -> bytes:
+def card_context(card: KeyCard, parameters: Parameters) -> bytes:
+    """Return what a card's proof is bound to besides the group and the keys."""
     return msgspec.msgpack.encode(
-        (_LABEL, parameters.name, card.role, card.name, card.signing_key)
+        (_LABEL, parameters.name, card.suite, card.role, card.name, card.signing_key)
     )

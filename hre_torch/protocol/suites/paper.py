@@ -251,7 +251,7 @@ class PaperSuite(Suite):
         exponents = Exponents.generate(parameters, entropy=entropy)
         public = encode_keys(exponents.public(parameters), parameters)
         material = encode_exponents(exponents, parameters)
-        return new_identity(role, name, public, material, entropy)
+        return new_identity(role, name, self.name, public, material, entropy)
 
     def joint_key(
         self, secret: Secret, own: KeyCard, other: KeyCard, parameters: Parameters

@@ -170,7 +170,7 @@ class PhongSuite(Suite):
                 "suite 'phong' has one key for all participants, made by setup(); a "
                 "participant cannot make its own: use 'paper'"
             )
-        return new_identity(role, name, (), b"", entropy)
+        return new_identity(role, name, self.name, (), b"", entropy)
 
     def joint_key(
         self, secret: Secret, own: KeyCard, other: KeyCard, parameters: Parameters
@@ -195,7 +195,9 @@ class PhongSuite(Suite):
             KEY_TRANSFORM: self.keygen("kts", KEY_TRANSFORM, parameters, entropy),
         }
         members = {
-            name: new_identity("participant", name, (), shared.to_bytes(), entropy)
+            name: new_identity(
+                "participant", name, self.name, (), shared.to_bytes(), entropy
+            )
             for name in names
         }
         modulus = shared.n.to_bytes(-(-shared.n.bit_length() // 8), "big")

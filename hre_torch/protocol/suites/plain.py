@@ -128,7 +128,7 @@ class PlainSuite(Suite):
         entropy: Entropy = SYSTEM_ENTROPY,
     ) -> tuple[Secret, KeyCard]:
         """Make a signing key; there is nothing else to keep secret."""
-        return new_identity(role, name, (), b"", entropy)
+        return new_identity(role, name, self.name, (), b"", entropy)
 
     def joint_key(
         self, secret: Secret, own: KeyCard, other: KeyCard, parameters: Parameters
