@@ -33,7 +33,7 @@ from hre_torch.protocol.vectors import state_digest
 __all__ = ["Loopback", "World", "make_world", "serving"]
 
 _START_SECONDS = 60.0
-_PATIENT = RetryPolicy(attempts=8, first_pause=0.05, longest_pause=1.0, timeout=120)
+_PATIENT = RetryPolicy(timeout=60, first_pause=0.05, longest_pause=1.0, silence=120)
 
 
 @dataclass(frozen=True)

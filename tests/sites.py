@@ -34,7 +34,7 @@ from hre_torch.protocol.roster import Roster
 from hre_torch.protocol.task import TaskConfig
 from hre_torch.protocol.vectors import state_digest
 
-HASTY = RetryPolicy(attempts=3, first_pause=0.01, longest_pause=0.05, timeout=10)
+HASTY = RetryPolicy(timeout=0.3, first_pause=0.01, longest_pause=0.05, silence=10)
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Site:
         return [json.loads(line) for line in lines if line.startswith("{")]
 
     def connect(self, name: str, **options):
-        options = {"background": False, "policy": HASTY} | options
+        options = {"background": False, "timeout": HASTY.timeout} | options
         # A copy, as if on another machine: a session that a test gives up as killed
         # still holds its key in this process.
         key = self.folder / f"{name}-{len(list(self.folder.iterdir()))}.key"

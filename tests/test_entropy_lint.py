@@ -18,7 +18,7 @@ PACKAGE = Path(hre_torch.__file__).parent
 ONLY_SOURCE = "crypto/entropy.py"
 
 SEEDED = {
-    "aggregators/http/exchange.py": "pauses before a retry",
+    "aggregators/retries.py": "pauses before a retry",
     "attacks/scene.py": "what the victims of a demonstration upload",
     "data/load.py": "which pictures belong to a subset, and the split of the digits",
     "data/partition.py": "who owns which pictures, their order and augmentation",

@@ -23,11 +23,15 @@ class LostError(Exception):
 
     Attributes:
         hopeless: whether asking again is in vain.
+        misconfigured: whether it is where nothing from there was ever an answer.
     """
 
-    def __init__(self, reason: str, *, hopeless: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, hopeless: bool = False, misconfigured: bool = False
+    ) -> None:
         super().__init__(reason)
         self.hopeless = hopeless
+        self.misconfigured = misconfigured
 
 
 class Gathered:

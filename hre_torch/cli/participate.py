@@ -39,6 +39,12 @@ def participate(
     ca: Annotated[
         Path | None, typer.Option(help="PEM certificates to trust, for https.")
     ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Seconds without an answer till it is an error; else wait."
+        ),
+    ] = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Train your share of RECIPE; nothing leaves this machine unencrypted."""
@@ -70,6 +76,7 @@ def participate(
         initial=initial,
         state=None if memory is None else memory.session(),
         ca_file=ca,
+        timeout=timeout,
         workers=loaded.workers,
     )
     try:

@@ -64,8 +64,7 @@ def connect(
     state: SessionState | None = None,
     background: bool = True,
     ca_file: str | Path | None = None,
-    policy: RetryPolicy | None = None,
-    patience: float = 60.0,
+    timeout: float | None = None,
     workers: int = 1,
     observe: Observer = silent,
 ) -> Session:
@@ -76,7 +75,9 @@ def connect(
     from another participant, sealed (`snapshots.py`); so they do after a crash that
     took the session's state with it.
 
-    Until the session is closed, no other one with its key opens on this machine.
+    Servers may come and go: what gets no answer is sent again until it has one, and a
+    line on standard error says so. Until the session is closed, no other one with its
+    key opens on this machine.
 
     Args:
         dsp_url: such as `"https://dsp.example"`.
@@ -88,16 +89,17 @@ def connect(
         background: send and fetch while training goes on; False waits for every
             answer, so that runs repeat bit for bit.
         ca_file: PEM certificates to trust instead of the system's, for https.
-        policy: how patient to be with the network.
-        patience: seconds to wait for a snapshot.
+        timeout: seconds without an answer, or a snapshot, after which it is an error;
+            None waits until the program is stopped.
         workers: processes for the cryptography.
         observe: told of the phases.
 
     Raises:
         KeyFileError, TaskError, SignatureError: a file does not open or not verify.
         WrongTaskError: the DSP serves another task, or `state` is not this one's.
-        AggregatorError: the DSP cannot be reached, nobody sends a snapshot, or a
-            session with this key is open on this machine.
+        AggregatorError: the DSP cannot be reached or nobody sends a snapshot in time,
+            URL or certificate cannot be right, or a session with this key is open on
+            this machine.
         LayoutError: `initial` is not what the task starts from.
     """
     encoded = passphrase.encode() if isinstance(passphrase, str) else passphrase
@@ -122,7 +124,7 @@ def connect(
             url=dsp_url,
             task=task,
             secret=secret,
-            policy=policy,
+            policy=RetryPolicy(timeout=timeout),
             ca_file=None if ca_file is None else Path(ca_file),
             on_close=closing.close,
         )
@@ -139,9 +141,9 @@ def connect(
             workers=pool,
             observe=observe,
             state=starting_state(
-                link, task, secret, initial=initial, saved=state, patience=patience
+                link, task, secret, initial=initial, saved=state, timeout=timeout
             ),
-            rejoin=partial(ask_for_snapshot, link, task, secret, patience=patience),
+            rejoin=partial(ask_for_snapshot, link, task, secret, timeout=timeout),
         )
     except BaseException:
         closing.close()

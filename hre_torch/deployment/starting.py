@@ -28,7 +28,7 @@ def starting_state(
     *,
     initial: npt.NDArray[np.int64] | None,
     saved: SessionState | None,
-    patience: float,
+    timeout: float | None,
 ) -> SessionState:
     """Return the state that a session starts from.
 
@@ -38,7 +38,7 @@ def starting_state(
         secret: the participant's keys.
         initial: the weights that the task starts from, if they are at hand.
         saved: where an earlier session of this participant stood, if that is known.
-        patience: seconds to wait for a snapshot.
+        timeout: seconds to wait for a snapshot; None waits until stopped.
 
     Raises:
         WrongTaskError: the saved state is another participant's, or of another task.
@@ -49,7 +49,7 @@ def starting_state(
         saved.require(task, secret.name)
     crashed = saved is not None
     if saved is None:
-        saved = _without_memory(link, task, secret, initial, patience)
+        saved = _without_memory(link, task, secret, initial, timeout)
         crashed = saved.participant.sequence > 0
     return _brought_up_to_date(saved, link.status(), task) if crashed else saved
 
@@ -59,7 +59,7 @@ def _without_memory(
     task: Task,
     secret: Secret,
     initial: npt.NDArray[np.int64] | None,
-    patience: float,
+    timeout: float | None,
 ) -> SessionState:
     standing = link.status()
     if initial is not None and standing.oldest <= 1:
@@ -70,7 +70,7 @@ def _without_memory(
             "the task has not begun yet: give the initial weights, the file that its "
             "operator published with the roster"
         )
-    found = ask_for_snapshot(link, task, secret, patience=patience)
+    found = ask_for_snapshot(link, task, secret, timeout=timeout)
     return _state_at(found, standing, task, secret)
 
 

@@ -42,6 +42,12 @@ class Aggregator(ABC):
             AggregatorError: the far end could not be reached.
         """
 
+    def end_within(self, seconds: float) -> None:  # noqa: B027
+        """Go on with what is under way for so long at most; `close` comes next.
+
+        A backend that never waits for a far end has nothing to do here.
+        """
+
     @abstractmethod
     def close(self) -> None:
         """Give back connections and threads; closing twice is no mistake."""

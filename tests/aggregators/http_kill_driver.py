@@ -66,7 +66,7 @@ POINTS = SERVING | {
     for place, where in fail_points.POINTS.items()
     if where[0] is not Server
 }
-IMPATIENT = RetryPolicy(attempts=1, timeout=20)
+IMPATIENT = RetryPolicy(timeout=0, silence=20)
 
 
 class Served:
@@ -257,8 +257,8 @@ def main(folder: str, suite: str, target: str, kills: str, seed: str) -> None:
     """Run once with kills, once without, and print what came of it."""
     logging.disable(logging.CRITICAL)
     running.check_exposure = lambda parameters, host: None
-    errands._PAUSES = (0.01, 0.02)
-    caretaker._PAUSE_SECONDS = 0.02
+    errands._PATIENCE = RetryPolicy(timeout=0.03, first_pause=0.01)
+    caretaker._PATIENCE = RetryPolicy(longest_pause=0.02)
     # Small bodies are files here, and any database shrinks, so that all code is used.
     shelves.FILE_BYTES = 100
     rows._SMALL_PAGES = 0

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from hre_torch.aggregators.retries import RetryPolicy
 from hre_torch.aggregators.services import caretaker
 from hre_torch.aggregators.services.caretaker import Caretaker
 from hre_torch.aggregators.services.errands import UnreachableError
@@ -21,7 +22,7 @@ from hre_torch.errors import StoreError
     ],
 )
 def test_what_failed_is_tried_again_and_told(monkeypatch, caplog, error, level, said):
-    monkeypatch.setattr(caretaker, "_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(caretaker, "_PATIENCE", RetryPolicy(longest_pause=0.001))
     attempts, told = [], []
 
     async def errand():

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hre_torch.aggregators.http import RetryPolicy
 from tests.aggregators.contract import same
 
 pytestmark = pytest.mark.servers
@@ -88,8 +87,7 @@ def run_attack(
     site.start("kts", "dsp")
     site.wait_ready()
     recorded = site.folder / "upload"
-    patient = RetryPolicy(attempts=8, first_pause=0.01, timeout=20)
-    session = site.connect("p0", initial=site.folder / "initial.npy", policy=patient)
+    session = site.connect("p0", initial=site.folder / "initial.npy", timeout=10)
     submit = session._aggregator.submit
     session._aggregator.submit = lambda data: (
         recorded.write_bytes(data),

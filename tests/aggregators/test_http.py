@@ -19,7 +19,7 @@ from hre_torch.protocol.workers import Workers
 from tests.aggregators.badnet import BadNetwork
 from tests.aggregators.contract import same, update
 
-STUBBORN = RetryPolicy(attempts=60, first_pause=0.01, longest_pause=0.1, timeout=5)
+STUBBORN = RetryPolicy(timeout=60, first_pause=0.01, longest_pause=0.1, silence=5)
 
 
 def join_through(deployment, url, name, policy=STUBBORN) -> Session:
@@ -136,7 +136,7 @@ def test_any_changed_byte_is_detected_and_the_weights_are_right(serve_http, suit
 def test_a_bad_network_between_the_servers_costs_time_and_nothing_else(
     serve_http, monkeypatch
 ):
-    monkeypatch.setattr(errands, "_PAUSES", (0.02,) * 12)
+    monkeypatch.setattr(errands, "_PATIENCE", RetryPolicy(10, 0.01, 0.02))
     deployment = serve_http("gated")
     with BadNetwork(
         deployment.kts_url, drop=0.15, double=0.2, change=0.15, seed=5
@@ -230,7 +230,7 @@ def test_training_goes_on_after_a_partition_of_the_servers(serve_http):
         sessions = [join_through(deployment, deployment.url, name) for name in names]
         sessions[0].push(same(1))
         between.cut = True
-        sessions[1]._aggregator.exchange._policy = RetryPolicy(attempts=1)
+        sessions[1]._aggregator.exchange._policy = RetryPolicy(timeout=0)
         with pytest.raises(AggregatorError, match="503"):
             sessions[1].push(same(1))
         between.cut = False
@@ -260,7 +260,7 @@ def test_progress_is_made_within_10_s_after_a_partition_of_30_s(serve_http):
     with BadNetwork(deployment.kts_url) as between:
         deployment.dsp._errands._client.base_url = between.url
         sessions = [
-            join_through(deployment, deployment.url, name, RetryPolicy(attempts=200))
+            join_through(deployment, deployment.url, name, RetryPolicy())
             for name in names
         ]
         threads = [threading.Thread(target=train, args=(each,)) for each in sessions]
@@ -289,7 +289,7 @@ def test_progress_is_made_within_10_s_after_a_partition_of_30_s(serve_http):
 
 
 def test_a_dsp_that_is_not_there_is_said_in_words():
-    policy = RetryPolicy(attempts=2, first_pause=0.01, timeout=1)
+    policy = RetryPolicy(timeout=0.01, silence=1)
     from tests.aggregators.contract import federate
 
     with federate("plain") as federation:

@@ -156,7 +156,7 @@ def test_who_comes_late_gets_the_weights_sealed_by_another(
     site = make_hosted_site(suite, **numbers)
     with Helpers(site, site.names[:3]) as others:
         wait_until(lambda: others.sessions[0].version >= 2)
-        late = site.connect("p3", patience=30)
+        late = site.connect("p3", timeout=30)
     assert late.version >= 2
     late.pull()
     assert late.version == others.sessions[0].version
@@ -176,7 +176,7 @@ def test_who_was_silent_for_too_long_goes_on_from_a_sealed_snapshot(
     make_hosted_site, background
 ):
     site = make_hosted_site("hybrid", staleness_bound=2)
-    late = site.connect("p3", initial=site.initial, background=background, patience=30)
+    late = site.connect("p3", initial=site.initial, background=background, timeout=30)
     late.push(same(1))
     with Helpers(site, site.names[:3]) as others:
         wait_until(lambda: others.sessions[0].version >= 8)
@@ -192,7 +192,7 @@ def test_nobody_there_to_help_is_said(make_hosted_site):
     site = make_hosted_site("plain")
     one_round([site.connect(name, initial=site.initial) for name in site.names[:3]])
     with pytest.raises(AggregatorError, match="nobody answered"):
-        site.connect("p3", patience=0.5)
+        site.connect("p3", timeout=0.5)
 
 
 def test_weights_for_which_one_participant_alone_vouches_are_not_believed(
@@ -216,7 +216,7 @@ def test_weights_for_which_one_participant_alone_vouches_are_not_believed(
 
     site.dsp._relay.ask = lie.__get__(site.dsp._relay)
     with pytest.raises(AggregatorError, match="1 identities vouch"):
-        site.connect("p3", patience=0.5)
+        site.connect("p3", timeout=0.5)
     assert heard
 
 

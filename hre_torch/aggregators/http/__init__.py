@@ -11,6 +11,6 @@ from __future__ import annotations
 
 from hre_torch.aggregators.http.aggregator import HTTPAggregator
 from hre_torch.aggregators.http.background import BackgroundSession
-from hre_torch.aggregators.http.exchange import RetryPolicy
+from hre_torch.aggregators.retries import RetryPolicy
 
 __all__ = ["BackgroundSession", "HTTPAggregator", "RetryPolicy"]

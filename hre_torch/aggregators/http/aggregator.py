@@ -11,7 +11,8 @@ from typing import Final, TypeVar, cast
 
 import httpx
 
-from hre_torch.aggregators.http.exchange import Answer, Exchange, RetryPolicy
+from hre_torch.aggregators.http.exchange import Answer, Exchange
+from hre_torch.aggregators.retries import RetryPolicy
 from hre_torch.errors import AggregatorError, HREError
 from hre_torch.protocol.aggregator import Aggregator
 from hre_torch.protocol.envelope import Envelope, Header, Refusal, decode, seal
@@ -174,6 +175,10 @@ class HTTPAggregator(Aggregator):
         if isinstance(answer.envelope.header, Refusal):
             raise answer.envelope.header.exception()
         return answer.envelope
+
+    def end_within(self, seconds: float) -> None:
+        """See `Aggregator.end_within`."""
+        self.exchange.end_within(seconds)
 
     def close(self) -> None:
         """Close the connections."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from hre_torch.aggregators.http.prefetch import Prefetcher
 from hre_torch.errors import (
@@ -37,6 +37,9 @@ from hre_torch.protocol.session_state import SessionState
 from hre_torch.protocol.workers import Workers
 
 __all__ = ["BackgroundSession"]
+
+_LAST_SECONDS: Final = 5.0
+"""For what waits when a session is closed while the DSP does not answer."""
 
 _Sealed = tuple[Envelope[Upload], bytes]
 
@@ -148,6 +151,7 @@ class BackgroundSession(Session):
     def close(self) -> None:
         """Send what waits, as far as the DSP can be reached, and end the threads."""
         self._closing = True
+        self._backend.end_within(_LAST_SECONDS)
         self._outbox.put(None)
         self._retry.set()
         self._sender.join()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import random
+import math
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -13,47 +14,26 @@ import httpx
 
 from hre_torch.aggregators.addresses import client_options
 from hre_torch.aggregators.replies import Gathered, LostError, authentic
+from hre_torch.aggregators.retries import Outage, RetryPolicy, loss_of
 from hre_torch.errors import AggregatorError
 from hre_torch.protocol.envelope import Envelope, Header
 from hre_torch.protocol.task import Task
 
-__all__ = ["Answer", "Exchange", "RetryPolicy"]
+__all__ = ["Answer", "Exchange"]
 
 H = TypeVar("H", bound=Header)
 T = TypeVar("T")
 
 _MOST_ROSTER_BYTES: Final = 1 << 26
 """Of the signed roster, which is longer than any message where many participate."""
-_HOPELESS: Final = frozenset({404, 405, 411, 413})
+_HOPELESS: Final = {
+    405: "this is no route for messages; check the URL",
+    411: "something on the way takes the length off messages; it must not",
+    413: "a proxy on the way, or the DSP, takes no message that long; raise its limit",
+}
 """HTTP answers that no repetition will change."""
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How patient a participant is.
-
-    Attributes:
-        attempts: how often a message is sent before giving up, at least 1.
-        first_pause: seconds before the second attempt; every pause doubles.
-        longest_pause: seconds at which doubling ends.
-        timeout: seconds without an octet after which an attempt is lost.
-    """
-
-    attempts: int = 8
-    first_pause: float = 0.1
-    longest_pause: float = 5.0
-    timeout: float = 30.0
-
-    def pauses(self) -> Iterator[float]:
-        """Yield the pause after every attempt but the last.
-
-        Half of it is left to chance, so that participants which lost the DSP at the
-        same moment do not all come back at the same moment.
-        """
-        pause = self.first_pause
-        for _ in range(self.attempts - 1):
-            yield random.uniform(pause / 2, pause)
-            pause = min(2 * pause, self.longest_pause)
+_NOT_FOUND: Final = 404
+_TOO_EARLY: Final = 425
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +70,12 @@ class Exchange:
         self._url = url
         self._max_bytes = max_bytes
         self._policy = policy
+        self._outage = Outage(f"the DSP at {url}")
+        self._answered = False
+        self._ending = threading.Event()
+        self._end = math.inf
         self._client = httpx.Client(
-            timeout=policy.timeout, transport=transport, **client_options(url, ca_file)
+            timeout=policy.silence, transport=transport, **client_options(url, ca_file)
         )
 
     def ask(
@@ -151,6 +135,11 @@ class Exchange:
             ),
         )
 
+    def end_within(self, seconds: float) -> None:
+        """Try nothing again after so many seconds, whatever the policy says."""
+        self._end = time.monotonic() + seconds
+        self._ending.set()
+
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
@@ -166,23 +155,46 @@ class Exchange:
         finally:
             response.close()
         if response.headers.get("content-type", "").startswith("text/plain"):
-            said = f"HTTP {response.status_code}: {answer[:200]!r}"
-            raise LostError(said, hopeless=response.status_code in _HOPELESS)
+            raise _complaint(response.status_code, answer)
         return answer
 
     def _persist(self, route: str, attempt: Callable[[], T]) -> T:
         pauses = self._policy.pauses()
         while True:
             try:
-                return attempt()
+                answer = attempt()
             except (httpx.HTTPError, LostError) as error:
-                pause = next(pauses, None)
-                hopeless = isinstance(error, LostError) and error.hopeless
-                if pause is None or hopeless:
+                lost = loss_of(error)
+                vain = lost.hopeless or (lost.misconfigured and not self._answered)
+                pause = None if vain else next(pauses, None)
+                if pause is None or time.monotonic() + pause > self._end:
                     raise AggregatorError(
-                        f"the DSP at {self._url} gives no answer on {route} (the last "
-                        f"of {self._policy.attempts} attempts: "
-                        f"{type(error).__name__}: {error}); check the URL and the "
-                        "network, nothing is lost"
+                        f"the DSP at {self._url} gives no answer on {route} ({lost})"
+                        + ("" if vain else "; check the URL and the network")
+                        + "; nothing is lost"
                     ) from error
-                time.sleep(pause)
+                self._outage.lasts(lost)
+                self._rest(pause)
+            else:
+                self._answered = True
+                self._outage.ends()
+                return answer
+
+    def _rest(self, pause: float) -> None:
+        if self._ending.is_set():
+            time.sleep(pause)
+        else:
+            self._ending.wait(pause)
+
+
+def _complaint(status: int, answer: bytes) -> LostError:
+    """Return what an answer in plain text, which no DSP has signed, comes to."""
+    if status == _TOO_EARLY:
+        return LostError(
+            "it has had a request of this participant with a later time: the clock of "
+            "this machine was set back, or its key is in use on another machine"
+        )
+    said = f"HTTP {status}: {answer[:200].decode(errors='replace').strip()!r}"
+    if status in _HOPELESS:
+        return LostError(f"{said}; {_HOPELESS[status]}", hopeless=True)
+    return LostError(said, misconfigured=status == _NOT_FOUND)

@@ -8,6 +8,7 @@ and the owners of uploads that are based on that version.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Final
@@ -102,7 +103,7 @@ def seal_snapshot(session: Session, secret: Secret, request: bytes) -> bytes | N
 
 
 def ask_for_snapshot(
-    link: HTTPAggregator, task: Task, secret: Secret, *, patience: float
+    link: HTTPAggregator, task: Task, secret: Secret, *, timeout: float | None
 ) -> Released:
     """Return released weights that t identities vouch for.
 
@@ -110,12 +111,13 @@ def ask_for_snapshot(
         link: connection to the DSP.
         task: the task.
         secret: the newcomer's keys.
-        patience: seconds to wait until somebody answers and enough others vouch.
+        timeout: seconds to wait until somebody answers and enough others vouch; None
+            waits until stopped.
 
     Raises:
         AggregatorError: nobody did in time.
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + (math.inf if timeout is None else timeout)
     heard, interval = "nobody answered", _ASK_AGAIN_SECONDS
     while time.monotonic() < deadline:
         key = BoxKey()
@@ -131,7 +133,7 @@ def ask_for_snapshot(
                     heard = str(error)
             time.sleep(_POLL_SECONDS)
     raise AggregatorError(
-        f"no snapshot of the released weights in {patience:.0f} s ({heard}); others "
+        f"no snapshot of the released weights in {timeout:.0f} s ({heard}); others "
         "must be training while one joins; try again, or start from the initial weights"
     )
 

@@ -12,13 +12,14 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from hre_torch.aggregators.retries import RetryPolicy
 from hre_torch.aggregators.services.errands import UnreachableError
 from hre_torch.aggregators.services.logs import log_event
 from hre_torch.errors import HREError
 
 __all__ = ["Caretaker"]
 
-_PAUSE_SECONDS: Final = 1.0
+_PATIENCE: Final = RetryPolicy(longest_pause=1.0)
 
 
 class Caretaker:
@@ -36,6 +37,7 @@ class Caretaker:
         self._tell = tell
         self._due = asyncio.Event()
         self._idle = asyncio.Event()
+        self._pauses = _PATIENCE.pauses()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -80,9 +82,10 @@ class Caretaker:
                     # What others say may name secrets.
                     message=str(error) if isinstance(error, HREError) else "",
                 )
-                await asyncio.sleep(_PAUSE_SECONDS)
+                await asyncio.sleep(next(self._pauses))
                 self._due.set()
                 continue
+            self._pauses = _PATIENCE.pauses()
             self._tell(True)
             if not self._due.is_set():
                 self._idle.set()

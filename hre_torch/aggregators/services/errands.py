@@ -10,6 +10,7 @@ import httpx
 
 from hre_torch.aggregators.addresses import client_options
 from hre_torch.aggregators.replies import Gathered, LostError, authentic
+from hre_torch.aggregators.retries import RetryPolicy, loss_of
 from hre_torch.aggregators.services.metrics import Metrics
 from hre_torch.errors import AggregatorError
 from hre_torch.protocol.envelope import Envelope, Header, Refusal
@@ -17,8 +18,8 @@ from hre_torch.protocol.task import Task
 
 __all__ = ["Errands", "UnreachableError"]
 
-_PAUSES: Final = (0.1, 0.5, 2.0)
-"""Seconds between attempts; afterwards the caretaker goes on, without a client."""
+_PATIENCE: Final = RetryPolicy(timeout=3.0)
+"""For a message; afterwards the caretaker goes on, without a client."""
 
 H = TypeVar("H", bound=Header)
 
@@ -35,7 +36,6 @@ class Errands:
         url: where the KTS listens.
         max_bytes: most octets of body that the task allows.
         metrics: counts octets.
-        timeout: seconds without an octet before an attempt counts as lost.
         ca_file: PEM certificates to trust instead of the system's.
         transport: for tests.
     """
@@ -47,7 +47,6 @@ class Errands:
         *,
         max_bytes: int,
         metrics: Metrics,
-        timeout: float = 30.0,
         ca_file: Path | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
@@ -55,7 +54,9 @@ class Errands:
         self._max_bytes = max_bytes
         self._metrics = metrics
         self._client = httpx.AsyncClient(
-            timeout=timeout, transport=transport, **client_options(url, ca_file)
+            timeout=_PATIENCE.silence,
+            transport=transport,
+            **client_options(url, ca_file),
         )
 
     async def ask(self, route: str, message: bytes, kind: type[H]) -> Envelope[H]:
@@ -65,18 +66,18 @@ class Errands:
             UnreachableError: no attempt brought one.
             HREError: the KTS refuses the message.
         """
-        for pause in (*_PAUSES, None):
+        pauses = _PATIENCE.pauses()
+        while True:
             try:
                 return await self._attempt(route, message, kind)
             except (httpx.HTTPError, LostError) as error:
+                pause = next(pauses, None)
                 if pause is None:
                     raise UnreachableError(
                         f"the key transform server does not answer on {route} "
-                        f"({type(error).__name__}: {error}); the message is kept and "
-                        "sent again"
+                        f"({loss_of(error)}); the message is kept and sent again"
                     ) from error
-                await asyncio.sleep(pause)
-        raise AssertionError("the last attempt returns or raises")
+            await asyncio.sleep(pause)
 
     async def reach(self) -> None:
         """See whether the KTS is there.
@@ -88,8 +89,7 @@ class Errands:
             answer = await self._client.get("/healthz")
         except httpx.HTTPError as error:
             raise UnreachableError(
-                f"the key transform server cannot be reached ({type(error).__name__}: "
-                f"{error})"
+                f"the key transform server cannot be reached ({loss_of(error)})"
             ) from error
         if answer.status_code != httpx.codes.OK:
             raise UnreachableError(
