@@ -27,7 +27,8 @@ from hre_torch.crypto.signatures import SigningKey
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.suites import SUITES
-from hre_torch.protocol.task import Task, TaskConfig, sign_task
+from hre_torch.protocol.task import Task, sign_task
+from hre_torch.protocol.task_options import TaskOptions
 from hre_torch.protocol.vectors import state_digest
 
 __all__ = ["Loopback", "World", "make_world", "serving"]
@@ -63,21 +64,13 @@ def make_world(
     names = [f"p{index}" for index in range(participants)]
     secrets, roster = chosen.setup(names, parameters, operator=operator.public)
     initial = np.zeros(values, dtype=np.int64)
-    contributions = chosen.default_contributions(participants)
-    config = TaskConfig(
-        suite=suite,
-        profile=profile,
-        parameters_digest=parameters.digest,
-        max_additions=chosen.default_max_additions,
-        min_contributions=contributions,
-        assumed_colluders=max(0, contributions - 2),
-        staleness_bound=staleness,
-        pending_limit=max(1, chosen.default_max_additions // participants),
-        combine="mean",
+    options = TaskOptions(suite=suite, profile=profile, staleness_bound=staleness)
+    config = options.config(
+        roster,
+        parameters,
         n_params=values,
         layout_digest=bytes(32),
         initial_digest=state_digest(initial),
-        roster_digest=roster.digest(),
     )
     task = Task(config, roster, parameters, sign_task(config, operator))
     return World(task, secrets, initial)

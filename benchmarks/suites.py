@@ -30,6 +30,7 @@ from hre_torch.protocol.roster import DATA_SERVICE, KEY_TRANSFORM, Roster
 from hre_torch.protocol.suite import Suite
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task, TaskConfig, sign_task
+from hre_torch.protocol.task_options import TaskOptions
 from hre_torch.protocol.vectors import state_digest
 from hre_torch.protocol.workers import Workers
 
@@ -217,18 +218,18 @@ class SuiteSystem(System):
 def _config(
     suite: Suite, workload: Workload, roster: Roster, initial: bytes
 ) -> TaskConfig:
-    return TaskConfig(
+    options = TaskOptions(
         suite=suite.name,
         profile=workload.profile,
-        parameters_digest=workload.parameters.digest,
         fraction_bits=workload.fraction_bits,
         value_bits=workload.value_bits,
-        max_additions=suite.default_max_additions,
         min_contributions=len(roster.participants),
-        pending_limit=1,
         combine="sum",
+    )
+    return options.config(
+        roster,
+        workload.parameters,
         n_params=workload.values,
         layout_digest=b"",
         initial_digest=initial,
-        roster_digest=roster.digest(),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,23 +15,20 @@ from hre_torch.aggregators import AGGREGATORS
 from hre_torch.aggregators.local import LocalServers, LocalServersState
 from hre_torch.crypto.modulus import load_profile
 from hre_torch.crypto.signatures import SigningKey
-from hre_torch.deployment.proposal import Combine, propose_task
+from hre_torch.deployment.proposal import propose_task
 from hre_torch.errors import TaskError
 from hre_torch.observer import Observer, silent
-from hre_torch.optim.flatten import Buffers
 from hre_torch.protocol.roster import DATA_SERVICE, KEY_TRANSFORM, Role, Roster, Secret
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.session_state import SessionState
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task, TaskConfig, sign_task
+from hre_torch.protocol.task_options import TaskOptions
 from hre_torch.protocol.vectors import decode_vector
 from hre_torch.protocol.workers import Workers
 from hre_torch.registry import nearest
 
-__all__ = ["DEFAULT_PROFILE", "DEFAULT_SUITE", "Federation", "FederationState"]
-
-DEFAULT_SUITE: Final = "hybrid"
-DEFAULT_PROFILE: Final = "rsa2048"
+__all__ = ["Federation", "FederationState"]
 
 
 class SecretState(msgspec.Struct):
@@ -104,20 +101,9 @@ class Federation:
         model: nn.Module,
         *,
         participants: int | Sequence[str],
-        suite: str = DEFAULT_SUITE,
-        profile: str = DEFAULT_PROFILE,
-        min_contributions: int | None = None,
-        assumed_colluders: int | None = None,
-        combine: Combine | None = None,
-        max_samples: int | None = None,
-        max_additions: int | None = None,
-        value_bits: int = 16,
-        fraction_bits: int = 16,
-        staleness_bound: int = 50,
-        buffers: Buffers = "local",
-        clip: float | None = None,
         workers: int = 1,
         observe: Observer = silent,
+        **options: Any,
     ) -> Federation:
         """Make keys and servers for a model, all in this process.
 
@@ -125,53 +111,23 @@ class Federation:
             model: its trainable parameters are what the task trains, from the values
                 they have now.
             participants: names, or how many (then they are called `p0`, `p1`, ...).
-            suite: the protocol, such as `"paper"` or `"plain"`.
-            profile: a shipped modulus profile, or the path of a profile file.
-            min_contributions: t, distinct identities per release; by default what the
-                suite recommends.
-            assumed_colluders: c, participants that may collude with a server; by
-                default t - 2, the most that leaves two honest contributions.
-            combine: `"sum"` (plain asynchronous SGD, for push_every=1 without
-                momentum), `"mean"` (updates divided by t) or `"weighted"` (federated
-                averaging: by the samples behind each); mean by default.
-            max_samples: most samples that an update may stand for, if it is weighted:
-                those of the largest data set. Much more costs precision.
-            max_additions: K, most uploads in one opened sum; by default the suite's.
-            value_bits: b, bits of one quantised value, sign included.
-            fraction_bits: f; values are integers at scale 2^f.
-            staleness_bound: S, most releases that an upload may lag behind.
-            buffers: `"local"`, or `"mean"` to average BatchNorm's statistics too.
-            clip: L2 bound of an update that the task announces.
             workers: processes for the cryptography; 1 uses this very thread.
             observe: told of all phases, for measurements.
+            options: numbers of the task by name: suite, min_contributions, profile,
+                combine and all others that `TaskOptions` has.
 
         Raises:
-            TaskError: numbers that do not fit together.
+            TaskError: an option that there is not, or numbers that do not fit together.
             UnknownPluginError, ModulusError: no such suite, or no such profile.
             LayoutError, UnsupportedError: the model cannot be federated.
         """
-        chosen = SUITES.get(suite)
-        parameters = load_profile(profile)
-        names = _names(participants)
+        chosen = TaskOptions.of(options)
+        parameters = load_profile(chosen.profile)
         operator = SigningKey.generate()
-        secrets, roster = chosen.setup(names, parameters, operator=operator.public)
-        config, initial = propose_task(
-            model,
-            roster,
-            parameters,
-            suite=suite,
-            profile=profile,
-            min_contributions=min_contributions,
-            assumed_colluders=assumed_colluders,
-            combine=combine,
-            max_samples=max_samples,
-            max_additions=max_additions,
-            value_bits=value_bits,
-            fraction_bits=fraction_bits,
-            staleness_bound=staleness_bound,
-            buffers=buffers,
-            clip=clip,
+        secrets, roster = SUITES.get(chosen.suite).setup(
+            _names(participants), parameters, operator=operator.public
         )
+        config, initial = propose_task(model, roster, parameters, chosen)
         return cls(
             Task(config, roster, parameters, sign_task(config, operator)),
             secrets,

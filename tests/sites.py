@@ -31,8 +31,7 @@ from hre_torch.deployment.roster_file import (
     write_roster,
 )
 from hre_torch.protocol.roster import Roster
-from hre_torch.protocol.task import TaskConfig
-from hre_torch.protocol.vectors import state_digest
+from tests.tasks import config_for
 
 HASTY = RetryPolicy(timeout=0.3, first_pause=0.01, longest_pause=0.05, silence=10)
 
@@ -167,17 +166,9 @@ def _small_task(suite, profile, roster: Roster, parameters, initial, numbers):
         "min_contributions": 3,
         "combine": "sum",
         "pending_limit": 16,
-        "assumed_colluders": 1,
     } | numbers
-    return TaskConfig(
-        suite=suite,
-        profile=profile,
-        parameters_digest=parameters.digest,
-        n_params=62,
-        layout_digest=bytes(32),
-        initial_digest=state_digest(initial),
-        roster_digest=roster.digest(),
-        **numbers,
+    return config_for(
+        roster, parameters, initial, suite=suite, profile=profile, **numbers
     )
 
 

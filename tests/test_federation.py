@@ -40,7 +40,7 @@ def test_join_takes_a_name_or_the_next_who_is_missing():
     ("options", "error", "says"),
     [
         ({"min_contributions": 4}, TaskError, "between 1 and the number"),
-        ({"min_contributions": 0}, TaskError, "between 1 and the number"),
+        ({"min_contributions": 0}, TaskError, "min_contributions is 0"),
         ({"participants": 0}, TaskError, "at least one participant"),
         ({"participants": "ab"}, TaskError, "list of names"),
         ({"participants": 2.5}, TaskError, "list of names"),
@@ -57,6 +57,9 @@ def test_join_takes_a_name_or_the_next_who_is_missing():
         ({"combine": "avg"}, TaskError, "combine is"),
         ({"assumed_colluders": -3}, TaskError, "assumed_colluders"),
         ({"value_bits": 99}, TaskError, "value_bits"),
+        ({"value_bits": None}, TaskError, "value_bits is None"),
+        ({"buffers": "means"}, TaskError, "did you mean 'mean'"),
+        ({"min_contribution": 3}, TaskError, "did you mean 'min_contributions'"),
         ({"suite": "papre"}, UnknownPluginError, "did you mean 'paper'"),
         ({"profile": "rsa-2048"}, ModulusError, "rsa2048"),
         ({"suite": 3}, UnknownPluginError, "named '3'"),

@@ -127,7 +127,8 @@ from hre_torch.aggregators.local import LocalServers
 from hre_torch.crypto.modulus import load_profile
 from hre_torch.protocol.suites import SUITES
 from hre_torch.crypto.signatures import SigningKey
-from hre_torch.protocol.task import Task, TaskConfig, sign_task
+from hre_torch.protocol.task import Task, sign_task
+from hre_torch.protocol.task_options import TaskOptions
 from hre_torch.protocol.vectors import state_digest
 import numpy as np
 parameters = load_profile("toy-insecure")
@@ -135,11 +136,9 @@ operator = SigningKey(bytes(32))
 secrets, roster = SUITES.get("paper").setup(
     ["a"], parameters, operator=operator.public
 )
-config = TaskConfig(
-    suite="paper", profile="toy-insecure", parameters_digest=parameters.digest,
-    min_contributions=1, pending_limit=9, combine="sum", n_params=5,
-    layout_digest=b"", initial_digest=state_digest(np.zeros(5, dtype=np.int64)),
-    roster_digest=roster.digest(),
+config = TaskOptions(suite="paper", profile="toy-insecure").config(
+    roster, parameters, n_params=5, layout_digest=b"",
+    initial_digest=state_digest(np.zeros(5, dtype=np.int64)),
 )
 task = Task(config, roster, parameters, sign_task(config, operator))
 print(LocalServers(task, secrets).version)

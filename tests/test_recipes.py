@@ -97,7 +97,7 @@ def test_fractions_of_an_epoch_and_small_numbers_are_read_as_numbers(minimal):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_recipe_written_as_yaml_reads_back_unchanged(path, tmp_path):
-    recipe = load_recipe(path, ["data.split={dirichlet: 0.5}", "train.clip=1.5"])
+    recipe = load_recipe(path, ["data.split={dirichlet: 0.5}", "clip=1.5"])
     copy = tmp_path / "copy.yaml"
     copy.write_text(recipe.to_yaml())
     assert load_recipe(copy) == recipe
@@ -152,11 +152,11 @@ def test_a_wrong_word_is_named_with_what_is_allowed_and_the_nearest_spelling(
         ("participants=0", "participants is 0, but must be greater than or equal to 1"),
         ("participants=4.5", "participants is 4.5, but must be a valid integer"),
         ("participants=five", "participants is 'five', but must be a valid integer"),
-        ("value_bits=33", "value_bits is 33, but must be less than or equal to 32"),
+        ("value_bits=33", "value_bits is 33, but must lie between 2 and 32"),
         ("train.lr=0", "train.lr is 0, but must be greater than 0"),
         ("train.lr=abc", "train.lr is 'abc', but must be a valid number"),
         ("train.momentum=1", "train.momentum is 1, but must be less than 1"),
-        ("train.clip=-1", "train.clip is -1, but must be greater than 0"),
+        ("clip=-1", "clip is -1; it must be a positive number"),
         ("train.epochs=null", "train.epochs is None, but must be a valid number"),
         ("train.speeds=[1, 0]", "train.speeds.1 is 0, but must be greater than 0"),
         ("train.memory_format=1", "train.memory_format is 1, but must be 'contiguous'"),

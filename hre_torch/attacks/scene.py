@@ -45,7 +45,8 @@ from hre_torch.protocol.participant import LearningParticipant
 from hre_torch.protocol.roster import DATA_SERVICE, KEY_TRANSFORM, Roster, Secret
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.suites import SUITES
-from hre_torch.protocol.task import Task, TaskConfig, sign_task
+from hre_torch.protocol.task import Task, sign_task
+from hre_torch.protocol.task_options import TaskOptions
 from hre_torch.protocol.vectors import state_digest
 from hre_torch.protocol.workers import Workers
 
@@ -274,18 +275,17 @@ def make_task(
     Raises:
         TaskError: the numbers do not fit together.
     """
-    config = TaskConfig(
+    options = TaskOptions(
         suite=suite,
         profile=parameters.name,
-        parameters_digest=parameters.digest,
         min_contributions=contributions,
-        max_additions=SUITES.get(suite).default_max_additions,
-        assumed_colluders=max(0, contributions - 2),
-        pending_limit=16,
         combine="sum",
+    )
+    config = options.config(
+        roster,
+        parameters,
         n_params=initial.size,
         layout_digest=b"",
         initial_digest=state_digest(initial),
-        roster_digest=roster.digest(),
     )
     return Task(config, roster, parameters, sign_task(config, operator))

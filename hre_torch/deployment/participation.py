@@ -88,23 +88,8 @@ def propose_recipe(
             "behind an update; set max_samples to the size of the largest data set"
         )
     model = build_model(recipe.model.name, recipe.train.seed, **recipe.model.options)
-    config, initial = propose_task(
-        model,
-        roster,
-        parameters,
-        suite=recipe.suite,
-        profile=profile,
-        min_contributions=recipe.min_contributions,
-        assumed_colluders=recipe.assumed_colluders,
-        combine=recipe.combination,
-        max_samples=recipe.max_samples,
-        max_additions=recipe.max_additions,
-        value_bits=recipe.value_bits,
-        fraction_bits=recipe.fraction_bits,
-        staleness_bound=recipe.staleness_bound,
-        buffers=recipe.buffers,
-        clip=recipe.train.clip,
-    )
+    options = recipe.options(profile=profile)
+    config, initial = propose_task(model, roster, parameters, options)
     if start is None:
         return config, initial
     if start.shape != initial.shape:

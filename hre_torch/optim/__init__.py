@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hre_torch.optim.flatten import (
-    Buffers,
     FlatView,
     Layout,
     mean_buffers,
@@ -13,6 +12,7 @@ from hre_torch.optim.optimizer import HREOptimizer
 from hre_torch.optim.privacy import GaussianNoise
 from hre_torch.optim.progress import Progress
 from hre_torch.optim.staleness import Constant, Hinge, Polynomial, StalenessWeight
+from hre_torch.protocol.task_options import Buffers
 
 __all__ = [
     "Buffers",

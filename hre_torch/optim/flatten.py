@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +21,9 @@ from torch.nn.parameter import is_lazy
 
 from hre_torch.errors import LayoutError, UnsupportedError
 from hre_torch.protocol.task import TaskConfig
+from hre_torch.protocol.task_options import Buffers
 
 __all__ = [
-    "Buffers",
     "FlatView",
     "Layout",
     "Piece",
@@ -31,7 +31,6 @@ __all__ = [
     "trainable_parameters",
 ]
 
-Buffers: TypeAlias = Literal["local", "mean"]
 Source: TypeAlias = nn.Module | Iterable[Tensor]
 
 _PIECE_VALUES: Final = 1 << 17

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from numbers import Real
 from typing import Any, Final
 
 import torch
@@ -21,7 +20,6 @@ __all__ = [
     "gradients_are_finite",
     "guarded",
     "is_partial",
-    "is_positive",
     "members",
     "require_known",
     "tensors_of",
@@ -29,16 +27,6 @@ __all__ = [
 ]
 
 Groups = Iterable[Mapping[str, Any]]
-
-
-def is_positive(number: Any) -> bool:
-    """Whether this is a positive number that a float can hold."""
-    if isinstance(number, bool) or not isinstance(number, Real):
-        return False
-    try:
-        return 0 < float(number) < math.inf
-    except OverflowError:
-        return False
 
 
 # Participants per t. `mnist_mlp` with thirty participants, momentum 0.9 and pushes of

@@ -19,7 +19,7 @@ from hre_torch.errors import (
     UnsupportedError,
 )
 from hre_torch.optim.exchange import Exchange
-from hre_torch.optim.flatten import Buffers, FlatView, Layout
+from hre_torch.optim.flatten import FlatView, Layout
 from hre_torch.optim.guards import (
     NonFiniteGradientError,
     is_partial,
@@ -35,6 +35,7 @@ from hre_torch.optim.settings import check_kinds, check_numbers
 from hre_torch.optim.staleness import Constant, StalenessWeight
 from hre_torch.protocol.participant import Opened
 from hre_torch.protocol.session import Session
+from hre_torch.protocol.task_options import Buffers
 
 __all__ = ["STATE_KEY", "HREOptimizer", "without_local"]
 

@@ -45,8 +45,8 @@ from numpy.typing import NDArray
 
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY, Entropy
 from hre_torch.errors import UnsupportedError
-from hre_torch.optim.guards import is_positive
 from hre_torch.protocol.task import Task
+from hre_torch.protocol.task_options import is_positive
 
 __all__ = ["GaussianNoise", "discrete_gaussian"]
 

@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from hre_torch.errors import UnsupportedError
-from hre_torch.optim.guards import is_positive
 from hre_torch.optim.privacy import GaussianNoise
 from hre_torch.protocol.session import Session
+from hre_torch.protocol.task_options import is_positive
 
 __all__ = ["check_kinds", "check_numbers"]
 

@@ -31,6 +31,8 @@ _FORMAT: Final = 1
 class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The frozen numbers of a task; their hash `cfg` is inside every message.
 
+    `TaskOptions` makes one of what somebody chose, and has all the defaults.
+
     Attributes:
         suite: name of the protocol behind the roles.
         profile: name of the modulus profile.
@@ -56,18 +58,18 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     suite: str
     profile: str
     parameters_digest: bytes
-    fraction_bits: int = 16
-    value_bits: int = 16
-    max_additions: int = 256
-    clip: float | None = None
+    fraction_bits: int
+    value_bits: int
+    max_additions: int
+    clip: float | None
     min_contributions: int
-    assumed_colluders: int = 0
-    staleness_bound: int = 50
+    assumed_colluders: int
+    staleness_bound: int
     pending_limit: int
     combine: Literal["sum", "mean", "weighted"]
-    max_samples: int | None = None
+    max_samples: int | None
     n_params: int
-    n_buffers: int = 0
+    n_buffers: int
     layout_digest: bytes
     initial_digest: bytes
     roster_digest: bytes

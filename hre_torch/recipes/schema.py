@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -13,7 +14,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from hre_torch.encoding.fixed_point import Rounding, make_rounding
+from hre_torch.errors import TaskError
 from hre_torch.optim.staleness import Constant, Hinge, Polynomial, StalenessWeight
+from hre_torch.protocol.task_options import Combine, TaskOptions
 
 __all__ = ["DataSection", "Dropout", "ModelSection", "Recipe", "TrainSection"]
 
@@ -35,13 +38,11 @@ _LAYOUTS: Final = {
 _STALENESS: Final = {"constant": Constant, "polynomial": Polynomial, "hinge": Hinge}
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False
-    )
+class _Section(BaseModel, frozen=True):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class ModelSection(_Section):
+class ModelSection(_Section, frozen=True):
     """Which network."""
 
     name: str = Field(description="a network of hre_torch.models, such as mnist_mlp")
@@ -50,13 +51,13 @@ class ModelSection(_Section):
     )
 
 
-class DirichletSplit(_Section):
+class DirichletSplit(_Section, frozen=True):
     """Class proportions drawn from a Dirichlet distribution (Hsu et al. 2019)."""
 
     dirichlet: Positive = Field(description="alpha; small values mean few classes each")
 
 
-class DataSection(_Section):
+class DataSection(_Section, frozen=True):
     """Which data, and how it is divided."""
 
     name: Literal["digits", "mnist", "cifar10", "imagefolder"] = Field(
@@ -77,7 +78,7 @@ class DataSection(_Section):
     )
 
 
-class Dropout(_Section):
+class Dropout(_Section, frozen=True):
     """A participant that goes away in the middle of its training."""
 
     participant: Annotated[int, Field(ge=0)] = Field(description="which, from 0")
@@ -89,7 +90,7 @@ class Dropout(_Section):
     )
 
 
-class TrainSection(_Section):
+class TrainSection(_Section, frozen=True):
     """How every participant trains."""
 
     epochs: Positive = Field(description="passes over a participant's own images")
@@ -108,7 +109,6 @@ class TrainSection(_Section):
     push_every: Count = Field(1, description="local steps from push to push")
     pull_every: Count = Field(1, description="local steps from pull to pull")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of everything seeded")
-    clip: Positive | None = Field(None, description="L2 bound of an update")
     error_feedback: bool = Field(
         True, description="keep what quantisation left over for the next push"
     )
@@ -192,39 +192,10 @@ class TrainSection(_Section):
         return self.optimizer != "adagrad"
 
 
-class Recipe(_Section):
-    """A whole recipe."""
+class Recipe(_Section, TaskOptions, frozen=True):
+    """A whole recipe; the numbers of its task are keys at its top level."""
 
-    suite: str = Field("hybrid", description="protocol: hybrid, gated, paper, ...")
-    profile: str = Field("rsa2048", description="modulus profile, or a profile file")
     participants: Count = Field(4, description="how many take part")
-    min_contributions: Count | None = Field(
-        None, description="t, distinct identities per release; the suite's default"
-    )
-    assumed_colluders: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="c, participants that may collude; t - 2 by default"
-    )
-    combine: Literal["sum", "mean", "weighted"] | None = Field(
-        None, description="sum for push_every 1 without momentum, else mean"
-    )
-    max_samples: Count | None = Field(
-        None, description="most samples behind an update, if weighted; largest share"
-    )
-    max_additions: Count | None = Field(
-        None, description="K, most uploads in one sum; the suite's default"
-    )
-    value_bits: Annotated[int, Field(ge=2, le=32)] = Field(
-        16, description="b, bits of a quantised value, sign included"
-    )
-    fraction_bits: Annotated[int, Field(ge=0, le=40)] = Field(
-        16, description="f; values are integers at scale 2^f"
-    )
-    staleness_bound: Count = Field(
-        50, description="S, most releases that an upload may lag behind"
-    )
-    buffers: Literal["local", "mean"] = Field(
-        "local", description="mean averages BatchNorm statistics too"
-    )
     workers: Count = Field(2, description="processes for the cryptography")
     model: ModelSection
     data: DataSection
@@ -249,7 +220,21 @@ class Recipe(_Section):
                 f"train.dropouts names participants {going}; each may go once, and "
                 f"they are numbered from 0 to {self.participants - 1}"
             )
+        try:
+            self.options()
+        except TaskError as error:
+            raise ValueError(str(error)) from None
         return self
+
+    def options(self, **changes: Any) -> TaskOptions:
+        """Return the task's numbers, `combine` filled in, with some others if need be.
+
+        Raises:
+            TaskError: a value cannot work.
+        """
+        names = [field.name for field in dataclasses.fields(TaskOptions)]
+        chosen = {name: getattr(self, name) for name in names}
+        return TaskOptions(**(chosen | {"combine": self.combination} | changes))
 
     @property
     def sizes(self) -> list[float] | None:
@@ -266,7 +251,7 @@ class Recipe(_Section):
         return [given[i % len(given)] for i in range(self.participants)]
 
     @property
-    def combination(self) -> Literal["sum", "mean", "weighted"]:
+    def combination(self) -> Combine:
         """How updates combine, with the default filled in."""
         if self.combine is not None:
             return self.combine

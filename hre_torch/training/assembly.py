@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import torch
 
 from hre_torch.data.images import Data
@@ -118,26 +120,16 @@ def make_federation(
             state.federation, workers=recipe.workers, observe=observe
         )
     model = build_model(recipe.model.name, recipe.train.seed, **recipe.model.options)
-    max_samples = recipe.max_samples
-    if recipe.combination == "weighted" and max_samples is None:
-        max_samples = max(share.samples for share in batches)
+    options = recipe.options()
+    if options.combine == "weighted" and options.max_samples is None:
+        largest = max(share.samples for share in batches)
+        options = recipe.options(max_samples=largest)
     return Federation.local(
         model,
         participants=recipe.participants,
-        suite=recipe.suite,
-        profile=recipe.profile,
-        min_contributions=recipe.min_contributions,
-        assumed_colluders=recipe.assumed_colluders,
-        combine=recipe.combination,
-        max_samples=max_samples,
-        max_additions=recipe.max_additions,
-        value_bits=recipe.value_bits,
-        fraction_bits=recipe.fraction_bits,
-        staleness_bound=recipe.staleness_bound,
-        buffers=recipe.buffers,
-        clip=recipe.train.clip,
         workers=recipe.workers,
         observe=observe,
+        **asdict(options),
     )
 
 

@@ -111,18 +111,19 @@ def estimate_recipe(
     """
     suite, parameters = SUITES.get(recipe.suite), load_profile(recipe.profile)
     n_params, n_values = _sizes(recipe, parameters_of_model)
+    options = recipe.options()
     workload = Workload(
         n_values=n_values + (recipe.combination == "weighted"),
         participants=recipe.participants,
         value_bits=recipe.value_bits,
-        max_additions=recipe.max_additions or suite.default_max_additions,
+        max_additions=options.additions,
     )
     plan = suite.plan(parameters, workload)
     steps = [steps_of(recipe, share) for share in make_batches(recipe, data)]
     pushes = sum(ceil(count / recipe.train.push_every) for count in steps)
     # Everybody pulls once more at the end.
     pulls = sum(count // recipe.train.pull_every + 1 for count in steps)
-    t = recipe.min_contributions or suite.default_contributions(recipe.participants)
+    t = options.contributions(recipe.participants)
     releases = pushes // t
     downloads = recipe.participants * releases
     if suite.merges_in(recipe.combination, n_values - n_params):

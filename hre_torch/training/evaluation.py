@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from hre_torch.data.images import ImageSet
-from hre_torch.optim.flatten import Buffers, FlatView
+from hre_torch.optim.flatten import FlatView
 from hre_torch.protocol.session import Session
+from hre_torch.protocol.task_options import Buffers
 from hre_torch.recipes import TrainSection
 from hre_torch.training.arithmetic import classify
 

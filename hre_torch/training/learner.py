@@ -58,7 +58,6 @@ class Learner:
             module=model,
             push_every=train.push_every,
             pull_every=train.pull_every,
-            clip=train.clip,
             error_feedback=train.error_feedback,
             buffers=recipe.buffers,
             rounding=train.make_rounding(session.task.roster.names.index(self.name)),

@@ -8,7 +8,7 @@ import pytest
 from hre_torch.attacks import scene
 from hre_torch.attacks.catalogue import play, select
 from hre_torch.attacks.scene import Scene
-from hre_torch.protocol.task import TaskConfig
+from hre_torch.protocol.task_options import TaskOptions
 
 PLAYED = [
     pytest.param(attack, target, id=f"{attack.name}-{target.suite}")
@@ -23,13 +23,13 @@ def weighted_scenes(monkeypatch):
     draw = Scene.draw
 
     def numbers(*, combine, **others):
-        return TaskConfig(combine="weighted", max_samples=100, **others)
+        return TaskOptions(combine="weighted", max_samples=100, **others)
 
     def with_weight(self):
         weight = self._generator.integers(1, 101)
         return np.append(draw(self) * weight // 101, weight).astype(np.int32)
 
-    monkeypatch.setattr(scene, "TaskConfig", numbers)
+    monkeypatch.setattr(scene, "TaskOptions", numbers)
     monkeypatch.setattr(Scene, "draw", with_weight)
 
 

@@ -35,8 +35,8 @@ from hre_torch.errors import (
     UnsupportedError,
 )
 from hre_torch.protocol.task import TaskConfig
-from hre_torch.protocol.vectors import state_digest
 from tests.sites import furnish
+from tests.tasks import config_for
 
 
 @pytest.fixture(autouse=True)
@@ -88,22 +88,13 @@ def everybody(make, operator, suite="gated") -> RosterFile:
 
 
 def task_for(file, parameters, **changes) -> TaskConfig:
-    return TaskConfig(
-        **{
-            "suite": file.suite,
-            "profile": file.profile,
-            "parameters_digest": parameters.digest,
-            "max_additions": 64,
-            "min_contributions": 3,
-            "assumed_colluders": 1,
-            "pending_limit": 16,
-            "combine": "sum",
-            "n_params": 4,
-            "layout_digest": bytes(32),
-            "initial_digest": state_digest(np.zeros(4, dtype=np.int64)),
-            "roster_digest": roster_of(file, parameters).digest(),
-        }
-        | changes
+    return config_for(
+        roster_of(file, parameters),
+        parameters,
+        np.zeros(4, dtype=np.int64),
+        suite=file.suite,
+        profile=file.profile,
+        **{"max_additions": 64, "min_contributions": 3, "combine": "sum"} | changes,
     )
 
 

@@ -23,10 +23,11 @@ from hre_torch.protocol.key_transform import KeyTransformServer
 from hre_torch.protocol.messages import Release, ReleaseOrder, Upload
 from hre_torch.protocol.participant import LearningParticipant
 from hre_torch.protocol.suites import SUITES
-from hre_torch.protocol.task import Task, TaskConfig, sign_task
+from hre_torch.protocol.task import Task, sign_task
 from hre_torch.protocol.vectors import state_digest
 from hre_torch.protocol.workers import Workers
 from tests.protocol.reference_servers import CORRUPTIONS, ReferenceServer, Sent
+from tests.tasks import config_for
 
 NAMES = ("a", "b", "c", "d")
 N_VALUES = 3
@@ -46,10 +47,11 @@ def world(suite: str) -> tuple[Task, dict[str, Any]]:
     secrets, roster = SUITES.get(suite).setup(
         NAMES, parameters, operator=operator.public
     )
-    config = TaskConfig(
+    config = config_for(
+        roster,
+        parameters,
+        ZERO,
         suite=suite,
-        profile="toy-insecure",
-        parameters_digest=parameters.digest,
         value_bits=8,
         min_contributions=RULES["t"],
         max_additions=RULES["K"],
@@ -57,10 +59,6 @@ def world(suite: str) -> tuple[Task, dict[str, Any]]:
         staleness_bound=RULES["S"],
         assumed_colluders=1,
         combine="sum",
-        n_params=N_VALUES,
-        layout_digest=bytes(32),
-        initial_digest=state_digest(ZERO),
-        roster_digest=roster.digest(),
     )
     return Task(config, roster, parameters, sign_task(config, operator)), secrets
 

@@ -19,22 +19,13 @@ from hre_torch.errors import (
 from hre_torch.federation import Federation
 from hre_torch.protocol.combination import Combination, divided
 from hre_torch.protocol.session import Session
-from hre_torch.protocol.task import Task, TaskConfig
+from hre_torch.protocol.task import Task
+from tests.tasks import plain_config
 
 WEIGHTED = {"combine": "weighted", "max_samples": 100, "max_additions": 64}
 T3 = {"min_contributions": 3, "participants": 4} | WEIGHTED
-CONFIG = TaskConfig(
-    suite="plain",
-    profile="toy-insecure",
-    parameters_digest=b"",
-    min_contributions=2,
-    pending_limit=1,
-    combine="weighted",
-    max_samples=100,
-    n_params=62,
-    layout_digest=b"",
-    initial_digest=b"",
-    roster_digest=b"",
+CONFIG = plain_config(
+    ("a", "b"), 62, min_contributions=2, combine="weighted", max_samples=100
 )
 PROTECTED = ["paper", "phong", "gated", "hybrid"]
 

@@ -18,26 +18,22 @@ from hre_torch.errors import (
 from hre_torch.protocol.entries import Entry
 from hre_torch.protocol.ledger import Ledger
 from hre_torch.protocol.task import TaskConfig
+from tests.tasks import plain_config
 
 NAMES = ("a", "b", "c")
 
 
 def config(**changes) -> TaskConfig:
     values = {
-        "suite": "plain",
-        "profile": "toy-insecure",
-        "parameters_digest": b"",
         "max_additions": 6,
         "min_contributions": 2,
         "staleness_bound": 2,
         "pending_limit": 2,
         "combine": "sum",
-        "n_params": 1,
-        "layout_digest": b"",
-        "initial_digest": b"",
-        "roster_digest": b"",
     }
-    return TaskConfig(**(values | changes))
+    made = plain_config(NAMES, 1, **(values | changes))
+    # What `entry_of` calls the model of version 0.
+    return msgspec.structs.replace(made, initial_digest=b"")
 
 
 def digest_of(name: str, sequence: int) -> bytes:

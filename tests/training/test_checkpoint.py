@@ -104,7 +104,7 @@ def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(
         ("train.momentum=0.9", "train.schedule=cosine"),
         ("train.optimizer=adam", "train.lr=0.01", "train.schedule=onecycle"),
         ("train.optimizer=rmsprop", "train.lr=0.01", "train.rounding=stochastic"),
-        ("train.clip=0.01", "train.error_feedback=false", "data.augment=true"),
+        ("clip=0.01", "train.error_feedback=false", "data.augment=true"),
         ("max_additions=3", "train.push_every=1", "train.pull_every=9"),
     ],
     ids=lambda changes: changes[0],

@@ -31,9 +31,9 @@ from hre_torch.protocol.messages import (
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.suites import SUITES
-from hre_torch.protocol.task import Task, TaskConfig, sign_task
-from hre_torch.protocol.vectors import state_digest
+from hre_torch.protocol.task import Task, sign_task
 from hre_torch.protocol.workers import Workers
+from tests.tasks import config_for
 
 KINDS = {
     "admit": Upload,
@@ -64,17 +64,14 @@ def make_world(suite: str = "plain", n_values: int = 62, **options: Any) -> Worl
     names = [f"p{i}" for i in range(4)]
     secrets, roster = chosen.setup(names, parameters, operator=operator.public)
     initial = np.arange(n_values, dtype=np.int64)
-    numbers = {"max_additions": 64, "pending_limit": 4, "staleness_bound": 50}
-    config = TaskConfig(
+    numbers = {"max_additions": 64, "pending_limit": 4, "assumed_colluders": 0}
+    config = config_for(
+        roster,
+        parameters,
+        initial,
         suite=suite,
-        profile="toy-insecure",
-        parameters_digest=parameters.digest,
         min_contributions=3,
         combine="sum",
-        n_params=n_values,
-        layout_digest=b"",
-        initial_digest=state_digest(initial),
-        roster_digest=roster.digest(),
         **(numbers | options),
     )
     task = Task(config, roster, parameters, sign_task(config, operator))
