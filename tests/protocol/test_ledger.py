@@ -26,14 +26,13 @@ NAMES = ("a", "b", "c")
 def config(**changes) -> TaskConfig:
     values = {
         "max_additions": 6,
-        "min_contributions": 2,
         "staleness_bound": 2,
         "pending_limit": 2,
-        "combine": "sum",
+        # What `entry_of` calls the model of version 0.
+        "initial_digest": b"",
     }
-    made = plain_config(NAMES, 1, **(values | changes))
-    # What `entry_of` calls the model of version 0.
-    return msgspec.structs.replace(made, initial_digest=b"")
+    made = plain_config(NAMES, 1, min_contributions=2, combine="sum")
+    return msgspec.structs.replace(made, **(values | changes))
 
 
 def digest_of(name: str, sequence: int) -> bytes:
