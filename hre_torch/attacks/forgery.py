@@ -89,7 +89,7 @@ class Draft:
             sender=secret.name,
             sequence=0,
             base_version=0,
-            state_digest=task.config.initial_digest,
+            state_digests=task.config.initial_digest,
         )
 
         def proof(encoded: bytes) -> bytes:

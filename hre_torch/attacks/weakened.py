@@ -60,13 +60,16 @@ class _AnyModelsWeakened(CommonModels):
     def check(self, uploads: Sequence[Entry]) -> None:
         """Let everything pass."""
 
+    def contradicted(self, entry: Entry) -> None:
+        """Find nothing."""
+
 
 class LedgerWithoutModelRuleWeakened(Ledger):
     """A ledger that releases updates of different models in one sum."""
 
     def __init__(self, config: TaskConfig, names: Sequence[str]) -> None:
         super().__init__(config, names)
-        self._models = _AnyModelsWeakened(config.initial_digest)
+        self._models = _AnyModelsWeakened(config)
 
 
 class AnyExponentsWeakened(Exponents):

@@ -205,7 +205,7 @@ class DataServiceProvider(DownloadServer):
         self._summed = None
         self._ledger.release(proposal, header.commitment)
         self._shelf.release(proposal, release, total)
-        self._forget_lines()
+        self._tidy_ledger()
 
     def _checked(self, header: Release) -> Proposal:
         proposal = self._ledger.check(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
 import msgspec
 
-from hre_torch.protocol.messages import Listed, Upload
+from hre_torch.protocol.messages import Listed, Upload, named_models
 
-__all__ = ["GENESIS", "Entry", "LedgerState", "Proposal", "chain_after"]
+__all__ = ["GENESIS", "Entry", "LedgerState", "NamedModels", "Proposal", "chain_after"]
 
 GENESIS: Final = bytes(32)
 """Hash chain before the first release."""
@@ -19,12 +19,17 @@ Status = Literal["pending", "accepted", "released", "expired"]
 
 
 class Entry(msgspec.Struct):
-    """One upload. `version` is the release or expiry that consumed it, else 0."""
+    """One upload.
+
+    Attributes:
+        state_digests: as in its header; empty once a list has consumed the upload.
+        version: the release or expiry that consumed it, else 0.
+    """
 
     name: str
     sequence: int
     base_version: int
-    state_digest: bytes
+    state_digests: bytes
     digest: bytes
     status: Status = "pending"
     version: int = 0
@@ -36,9 +41,13 @@ class Entry(msgspec.Struct):
             header.sender,
             header.sequence,
             header.base_version,
-            header.state_digest,
+            header.state_digests,
             digest,
         )
+
+    def models(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the versions of which the upload names the model, and the digests."""
+        return named_models(self.base_version, self.state_digests)
 
     def listed(self) -> Listed:
         """Return how a list names this upload."""
@@ -60,6 +69,20 @@ class Proposal(msgspec.Struct, frozen=True):
         return tuple(entry.listed() for entry in self.expired)
 
 
+class NamedModels(msgspec.Struct):
+    """What released uploads have said of the model of one version.
+
+    Attributes:
+        version: the version.
+        votes: identity to the digest that it named first.
+        settled: the digest that c + 1 identities named; None before they have.
+    """
+
+    version: int
+    votes: dict[str, bytes]
+    settled: bytes | None = None
+
+
 class LedgerState(msgspec.Struct):
     """Everything a ledger needs to go on after a restart."""
 
@@ -67,6 +90,7 @@ class LedgerState(msgspec.Struct):
     chain: bytes
     entries: list[Entry]
     newest: dict[str, int]
+    models: list[NamedModels]
 
 
 def chain_after(

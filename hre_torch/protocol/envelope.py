@@ -26,6 +26,7 @@ from hre_torch.errors import (
 from hre_torch.protocol.framing import cut, signed_bytes, split
 
 __all__ = [
+    "DIGEST_BYTES",
     "MAX_NAME",
     "Digest",
     "Envelope",
@@ -42,13 +43,13 @@ __all__ = [
     "seal",
 ]
 
-_DIGEST_BYTES: Final = 32
+DIGEST_BYTES: Final = 32
 MAX_NAME: Final = 128
 _MOST_COMPLAINT: Final = 2000
 MAX_PARTS: Final = 8
 
 Digest = Annotated[
-    bytes, msgspec.Meta(min_length=_DIGEST_BYTES, max_length=_DIGEST_BYTES)
+    bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)
 ]
 """A SHA-256; any other length is refused when a header is parsed."""
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
@@ -95,7 +96,7 @@ class Refusal(Header, frozen=True, kw_only=True, tag="refusal"):
 
     error: Name
     message: Annotated[str, msgspec.Meta(max_length=_MOST_COMPLAINT)]
-    about: Annotated[bytes, msgspec.Meta(max_length=_DIGEST_BYTES)] = b""
+    about: Annotated[bytes, msgspec.Meta(max_length=DIGEST_BYTES)] = b""
 
     def exception(self) -> HREError:
         """Return the exception that this refusal stands for."""

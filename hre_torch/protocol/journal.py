@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hre_torch.protocol.ciphers import Parts
-from hre_torch.protocol.entries import Entry
+from hre_torch.protocol.entries import Entry, NamedModels
 from hre_torch.protocol.envelope import Envelope
 from hre_torch.protocol.messages import Release
 from hre_torch.protocol.states import StoredState
@@ -26,9 +26,9 @@ class Journal:
     """A journal that forgets everything; subclasses keep it.
 
     An order in which both servers' journals are called in a quiet task:
-    `entered`, `accepted` for every upload, `released` for every release, then `fetched`
-    as participants open it, `forgotten` when everybody has, and `outlived` S releases
-    later.
+    `entered`, `accepted` for every upload, `released` and `named` for every release,
+    then `fetched` as participants open it, `forgotten` when everybody has, and
+    `outlived` S releases later.
     """
 
     def entered(self, entry: Entry, stored: StoredState) -> None:
@@ -60,6 +60,14 @@ class Journal:
             release: the KTS's signed list.
             total: this server's sum of the list's uploads, as the suite's `dump` wrote
                 it.
+        """
+
+    def named(self, models: Sequence[NamedModels], dropped: Sequence[int]) -> None:
+        """Take note of what a release's uploads have named, in the same step.
+
+        Args:
+            models: what is known now of the versions that changed.
+            dropped: versions that no upload can name any more.
         """
 
     def rebuilt(self, version: int, total: Parts) -> None:

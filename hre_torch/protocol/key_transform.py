@@ -116,7 +116,7 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
         self._ledger.release(proposal, header.commitment)
         self._newest = seal(release, self._secret.signing)
         self._shelf.release(proposal, self._newest, total)
-        self._forget_lines()
+        self._tidy_ledger()
         return self._newest
 
     def transform(

@@ -14,17 +14,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from hre_torch.errors import (
     BackPressure,
     EquivocationError,
+    MessageError,
     ReleaseError,
     StaleUploadError,
 )
-from hre_torch.protocol.common_models import CommonModels
+from hre_torch.protocol.common_models import CommonModels, agreed
 from hre_torch.protocol.entries import (
     GENESIS,
     Entry,
     LedgerState,
+    NamedModels,
     Proposal,
     chain_after,
 )
+from hre_torch.protocol.envelope import DIGEST_BYTES
 from hre_torch.protocol.lines import Lines
 from hre_torch.protocol.task import TaskConfig
 
@@ -50,15 +53,25 @@ class Ledger:
         self.version = state.version if state else 0
         self.chain = state.chain if state else GENESIS
         self._newest = dict.fromkeys(names, -1) | (state.newest if state else {})
-        entries = state.entries if state else []
-        self._models = CommonModels(config.initial_digest, entries)
-        self._lines = Lines(names, entries)
+        self._models = CommonModels(config, state.models if state else ())
+        self._lines = Lines(names, state.entries if state else [])
 
     def state(self) -> LedgerState:
         """Return a copy of everything that a restart needs."""
         return LedgerState(
-            self.version, self.chain, self._lines.copies(), dict(self._newest)
+            self.version,
+            self.chain,
+            self._lines.copies(),
+            dict(self._newest),
+            self._models.copies(),
         )
+
+    def settled(self) -> tuple[int, bytes]:
+        """Return the newest version whose model is settled, and the model's digest.
+
+        At the start that is version 0. See `CommonModels`.
+        """
+        return self._models.settled()
 
     def find(self, digest: bytes) -> Entry | None:
         """Return the entry with that digest, if there is one."""
@@ -85,6 +98,7 @@ class Ledger:
 
         Raises:
             ReleaseError: the identity is not in the roster.
+            MessageError: it names more models than an upload may, or part of one.
             EquivocationError: the sequence number carries another upload already, or
                 lies before the newest one.
             StaleUploadError: it is based on weights older than S versions, newer than
@@ -97,6 +111,7 @@ class Ledger:
         # Before the order of numbers: what was dropped because it is too old and comes
         # again is still just that.
         self._check_base(entry)
+        self._check_models(entry)
         self._check_order(entry.name, entry.sequence)
         waiting = self.waiting(entry.name)
         if waiting >= self._config.pending_limit:
@@ -110,7 +125,8 @@ class Ledger:
         """Log a new upload as pending; the same upload again returns its entry.
 
         Raises:
-            EquivocationError, StaleUploadError, BackPressure: as `check_entry`.
+            MessageError, EquivocationError, StaleUploadError, BackPressure: as
+                `check_entry`.
         """
         self.check_entry(entry)
         known = self._lines.find(entry.digest)
@@ -155,15 +171,16 @@ class Ledger:
         """Return the next release: all accepted uploads, oldest first, up to K.
 
         None while fewer than t distinct identities have an accepted upload that can
-        still be released. Uploads that name another model for their base version than
-        most do are passed over; once a release has settled it, they expire.
+        still be released. Uploads that disagree with most about the model of a version
+        are passed over; once that model is settled, they expire.
         """
         if self._lines.ready() < self._config.min_contributions:
             return None
         accepted = [e for e in self._lines.waiting() if e.status == "accepted"]
         expired = tuple(entry for entry in accepted if self._lost(entry))
-        fresh = [entry for entry in accepted if not self._lost(entry)]
-        uploads = tuple(self._models.agreed(fresh)[: self._config.max_additions])
+        lost = {entry.digest for entry in expired}
+        fresh = [entry for entry in accepted if entry.digest not in lost]
+        uploads = tuple(agreed(fresh)[: self._config.max_additions])
         if len({entry.name for entry in uploads}) < self._config.min_contributions:
             return None
         return Proposal(uploads, expired)
@@ -214,8 +231,7 @@ class Ledger:
         """Consume a checked proposal: the version and the hash chain move on."""
         self.chain = self.chain_after(proposal, commitment)
         self.version += 1
-        for entry in proposal.uploads:
-            self._models.settle(entry)
+        self._models.settle(proposal.uploads)
         self._lines.consume(proposal, self.version)
 
     def forget(self, fetched: Mapping[str, int]) -> list[Entry]:
@@ -235,8 +251,18 @@ class Ledger:
             The lines that were dropped.
         """
         oldest = self.version - self._config.staleness_bound
-        self._models.forget(oldest)
+        # Uploads that can still come are based on `oldest` or later, and name as many
+        # versions before that.
+        self._models.forget(oldest - self._config.staleness_bound)
         return self._lines.forget(fetched, oldest, self._config.pending_limit)
+
+    def changed_models(self) -> tuple[list[NamedModels], list[int]]:
+        """Return what releases have said of models since this was last asked.
+
+        Returns:
+            What has changed, and the versions that no upload can name any more.
+        """
+        return self._models.changes()
 
     def chain_after(self, proposal: Proposal, commitment: bytes = b"") -> bytes:
         """Return what the hash chain will be once a proposal is released."""
@@ -274,6 +300,23 @@ class Ledger:
                 "retry must resend identical bytes"
             )
 
+    def _check_models(self, entry: Entry) -> None:
+        octets, most = len(entry.state_digests), self._config.staleness_bound + 1
+        count, rest = divmod(octets, DIGEST_BYTES)
+        if rest or not 1 <= count <= min(most, entry.base_version + 1):
+            raise MessageError(
+                f"the upload names models in {octets} octets; digests have "
+                f"{DIGEST_BYTES} octets each, and one based on version "
+                f"{entry.base_version} names 1 to {min(most, entry.base_version + 1)}"
+            )
+        contradicted = self._models.contradicted(entry)
+        if contradicted is not None:
+            raise StaleUploadError(
+                f"the upload was computed on another model of version {contradicted} "
+                "than the one that is settled: somebody shows participants different "
+                "weights; pull, then push again, and compare state hashes if it recurs"
+            )
+
     def _check_order(self, name: str, sequence: int) -> None:
         if sequence <= self._newest[name]:
             raise EquivocationError(
@@ -287,10 +330,4 @@ class Ledger:
             raise StaleUploadError(
                 f"the upload is based on version {base}, but this server is at version "
                 f"{self.version} and allows a lag of S = {bound}; pull, then push again"
-            )
-        if not self._models.admits(entry):
-            raise StaleUploadError(
-                f"the upload was computed on another model of version {base} than what "
-                "has been released since: somebody shows participants different "
-                "weights; pull, then push again, and compare state hashes if it recurs"
             )

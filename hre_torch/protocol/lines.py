@@ -79,10 +79,14 @@ class Lines:
         self._drop(entry)
 
     def consume(self, listed: Proposal, version: int) -> None:
-        """Note which list has consumed some waiting uploads, and how."""
+        """Note which list has consumed some waiting uploads, and how.
+
+        What they named of models is counted by then, and need not stay.
+        """
         for entry in (*listed.uploads, *listed.expired):
             self._stop_waiting(entry)
             entry.version = version
+            entry.state_digests = b""
         for entry in listed.uploads:
             entry.status = "released"
         for entry in listed.expired:

@@ -14,13 +14,17 @@ Refusal           a server -> sender    a typed error (in `envelope.py`)
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Annotated
+
 import msgspec
 
-from hre_torch.protocol.envelope import Digest, Header, Name, Number
+from hre_torch.protocol.envelope import DIGEST_BYTES, Digest, Header, Name, Number
 
 __all__ = [
     "Ack",
     "Deposit",
+    "DigestRun",
     "Download",
     "Listed",
     "Receipt",
@@ -29,7 +33,11 @@ __all__ = [
     "TransformReply",
     "TransformRequest",
     "Upload",
+    "named_models",
 ]
+
+DigestRun = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES)]
+"""One SHA-256 after another, one for each of consecutive versions."""
 
 
 class Listed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -41,11 +49,19 @@ class Listed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class Upload(Header, frozen=True, kw_only=True, tag="upload"):
-    """A sealed update, bound to (task, identity, sequence, base version)."""
+    """A sealed update, bound to (task, identity, sequence, base version).
+
+    Attributes:
+        sequence: number of the upload among those of its sender.
+        base_version: newest release that the sender has opened.
+        state_digests: what the sender says of its released weights at `base_version`
+            and, before it, at those versions that it opened one after another; oldest
+            first, at most S + 1 of them.
+    """
 
     sequence: Number
     base_version: Number
-    state_digest: Digest
+    state_digests: DigestRun
 
 
 class Deposit(Header, frozen=True, kw_only=True, tag="deposit"):
@@ -124,3 +140,16 @@ class Download(Header, frozen=True, kw_only=True, tag="download"):
     recipient: Name
     releases: tuple[bytes, ...]
     version: Number
+
+
+def named_models(base_version: int, run: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the versions that a run of digests names, oldest first, and their digests.
+
+    Args:
+        base_version: the version that the last digest is of.
+        run: digests of consecutive versions, 32 octets each.
+    """
+    version = base_version - len(run) // DIGEST_BYTES
+    for start in range(0, len(run), DIGEST_BYTES):
+        version += 1
+        yield version, run[start : start + DIGEST_BYTES]

@@ -117,7 +117,7 @@ class LearningParticipant:
         self._state.chain = chain
 
     def seal(
-        self, values: Integers, base_version: int, digest: bytes
+        self, values: Integers, base_version: int, digests: bytes
     ) -> Envelope[Upload]:
         """Return a signed, encrypted upload.
 
@@ -125,7 +125,8 @@ class LearningParticipant:
             values: quantised update, int32 or int16, shape `(n_sealed,)`,
                 |q| <= 2^(b-1) - 1; see `Session.push`.
             base_version: release on which the update was computed.
-            digest: `state_digest` of the released weights at that version.
+            digests: what there is to say of the released weights at that version and
+                at those before it; see `ReleasedWeights`.
 
         Raises:
             TaskError: wrong shape or dtype, or no weight where there must be one.
@@ -137,7 +138,7 @@ class LearningParticipant:
             sender=self.name,
             sequence=self._state.sequence,
             base_version=base_version,
-            state_digest=digest,
+            state_digests=digests,
         )
         body = self._cipher.encrypt(values)
         envelope = seal(header, self._secret.signing, body.parts, prove=body.prove)

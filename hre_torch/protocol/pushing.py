@@ -136,7 +136,7 @@ class Pushing:
         """Return an upload without its words, and all of its octets."""
         with self.observe("encrypt"):
             upload = self._participant.seal(
-                values, self._participant.version, self._model.digest
+                values, self._participant.version, self._model.run
             )
             data = upload.encode()
         self._pending[upload.header.sequence] = self._pending.narrow(values)

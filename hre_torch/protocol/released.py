@@ -3,6 +3,10 @@
 Where releases are opened one by one, headers carry a hash over all models so far and
 not of the newest one alone. So a DSP that shows somebody other weights cannot hide it
 by taking them back.
+
+Headers name the models of all versions that were opened one after another, as far back
+as an upload may lag. A snapshot starts a new such run, and so do releases that were
+opened as one sum: of the versions between, nobody here has seen the weights.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from hre_torch.protocol.envelope import DIGEST_BYTES
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.vectors import chained_digest, state_digest
@@ -23,39 +28,52 @@ class ReleasedWeights:
     Args:
         task: the task.
         values: int64 at scale 2^f, shape `(n_values,)`; not copied.
-        digest: what headers say of them, where a session goes on; their own hash where
-            it begins.
+        run: what headers say, where a session goes on; the weights' own hash where it
+            begins.
 
     Attributes:
         values: int64 at scale 2^f, shape `(n_values,)`.
-        digest: SHA-256, what headers say of `values`.
-        previous_digest: what they said one release ago; empty where this session has
-            not seen that release.
+        run: what headers say: digests of consecutive versions, 32 octets each, oldest
+            first; the last one is of `values`.
     """
 
     def __init__(
-        self, task: Task, values: npt.NDArray[np.int64], digest: bytes | None = None
+        self, task: Task, values: npt.NDArray[np.int64], run: bytes | None = None
     ) -> None:
         config = task.config
         suite = SUITES.get(config.suite)
         self._merges = suite.merges_in(config.combine, config.n_buffers)
+        self._longest = DIGEST_BYTES * (config.staleness_bound + 1)
         self.values = values
-        self.digest = state_digest(values) if digest is None else digest
-        self.previous_digest = b""
+        self.run = state_digest(values) if run is None else run
 
-    def add(self, change: npt.NDArray[np.signedinteger] | None) -> None:
+    @property
+    def digest(self) -> bytes:
+        """SHA-256, what headers say of `values`."""
+        return self.run[-DIGEST_BYTES:]
+
+    @property
+    def previous_digest(self) -> bytes:
+        """What they said one release ago; empty where that is not known here."""
+        return self.run[-2 * DIGEST_BYTES : -DIGEST_BYTES]
+
+    def add(
+        self, change: npt.NDArray[np.signedinteger] | None, releases: int = 1
+    ) -> None:
         """Apply a release.
 
         Args:
             change: what its uploads come to, shape `(n_values,)`; None where everybody
                 rejects it.
+            releases: how many it is the sum of.
         """
         if change is not None:
             self.values += change
         digest = state_digest(self.values)
         if not self._merges:
             digest = chained_digest(self.digest, digest)
-        self.previous_digest, self.digest = self.digest, digest
+        before = self.run if releases == 1 else b""
+        self.run = (before + digest)[-self._longest :]
 
     def replace(self, values: npt.NDArray[np.int64], digest: bytes) -> None:
         """Go on from the weights of a newer version, as others vouch for them.
@@ -65,4 +83,4 @@ class ReleasedWeights:
             digest: what headers say of them.
         """
         self.values = values.copy()
-        self.previous_digest, self.digest = b"", digest
+        self.run = digest

@@ -99,11 +99,12 @@ class Server(ABC, Generic[Cipher]):
         earlier = self._ledger.named(header.sender, header.sequence)
         self._evidence.compare(self._shelf.signed(earlier), upload)
 
-    def _forget_lines(self) -> None:
-        """Let go of lines about which nobody will ask any more, after a release."""
+    def _tidy_ledger(self) -> None:
+        """Let go of what nobody will ask about any more, after a release."""
         forgotten = self._ledger.forget(self._shelf.fetched)
         if forgotten:
             self._journal.outlived(forgotten)
+        self._journal.named(*self._ledger.changed_models())
 
     def _release(self, encoded: bytes) -> Envelope[Release]:
         """Return a signed release from the form in which it is kept."""

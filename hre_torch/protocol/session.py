@@ -222,7 +222,7 @@ class Session(Pushing):
             released=self._model.values.astype("<i8").tobytes(),
             pending=self._pending.encoded(),
             refused=self._pending.encoded_refused(),
-            model_digest=self.model_digest,
+            state_digests=self._model.run,
             latest_version=self.latest_version,
             statistics=self.statistics,
         )
@@ -246,18 +246,21 @@ class Session(Pushing):
     def _apply(self, opened: Opened) -> None:
         if opened.values is None:
             self.statistics.rejected += 1
-        self._model.add(opened.values)
+        releases = opened.last - opened.first + 1
+        self._model.add(opened.values, releases)
         for item in (*opened.uploads, *opened.expired):
             if item.name == self.name:
                 self._drop(item.sequence)
         self.statistics.expired += sum(it.name == self.name for it in opened.expired)
-        self.statistics.releases += opened.last - opened.first + 1
+        self.statistics.releases += releases
         self.latest_version = max(self.latest_version, opened.newest)
 
     def _restore(self, state: SessionState) -> None:
         task = self.task
         state.require(task, self.name)
         values = decode_vector(state.released, "<i8", task.config.n_values)
-        self._model = ReleasedWeights(task, values.astype(np.int64), state.model_digest)
+        self._model = ReleasedWeights(
+            task, values.astype(np.int64), state.state_digests
+        )
         self.latest_version = state.latest_version
         self.statistics = state.statistics

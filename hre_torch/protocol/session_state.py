@@ -38,6 +38,8 @@ class SessionState(msgspec.Struct):
     Attributes:
         cfg: hash of the task.
         name: the participant.
+        state_digests: what upload headers say of `released` and of the weights before;
+            see `ReleasedWeights`.
     """
 
     cfg: bytes
@@ -46,7 +48,7 @@ class SessionState(msgspec.Struct):
     released: bytes
     pending: dict[int, bytes]
     refused: list[tuple[int, bytes]]
-    model_digest: bytes
+    state_digests: bytes
     latest_version: int
     statistics: Statistics
 

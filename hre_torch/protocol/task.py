@@ -14,6 +14,7 @@ from hre_torch.crypto.modulus import Parameters
 from hre_torch.crypto.signatures import SigningKey, verify
 from hre_torch.encoding.fixed_point import FixedPoint
 from hre_torch.errors import TaskError
+from hre_torch.protocol.envelope import DIGEST_BYTES
 from hre_torch.protocol.framing import MAX_HEADER_BYTES
 from hre_torch.protocol.roster import Roster
 
@@ -21,6 +22,8 @@ __all__ = ["Task", "TaskConfig", "sign_task"]
 
 _LISTED_BYTES: Final = 64
 """What an upload takes in a list besides its owner's name, and some room."""
+_MOST_STALENESS: Final = MAX_HEADER_BYTES // 2 // DIGEST_BYTES
+"""So many digests take half of what a header may have."""
 _MOST_WEIGHT: Final = 2**15 - 1
 """Finer weights would change no model, and take bits from the exact division."""
 _MOST_BITS: Final = 62
@@ -215,6 +218,11 @@ def _rules_of_release(task: Task) -> Iterator[tuple[bool, str]]:
     yield (
         config.staleness_bound >= 1,
         f"staleness_bound (S) is {config.staleness_bound}; it must be >= 1",
+    )
+    yield (
+        config.staleness_bound < _MOST_STALENESS,
+        f"staleness_bound (S) is {config.staleness_bound}; it must be < "
+        f"{_MOST_STALENESS}: every upload names the models of so many versions",
     )
 
 

@@ -171,7 +171,7 @@ def test_a11_across_versions_wins_once_on_gated_and_is_detected_one_release_late
     result = run_attack("A11", "gated", scenario=scenario)
     assert result.recovered == result.true
     [detected] = result.refusals
-    assert "computed on another model than others of version 2" in detected
+    assert "computed on another model than others of version 1" in detected
 
 
 @pytest.mark.parametrize(

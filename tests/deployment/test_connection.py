@@ -203,7 +203,7 @@ def test_weights_for_which_one_participant_alone_vouches_are_not_believed(
     one_round(sessions)
     liar = sessions[0]
     liar._model.values += 1
-    liar._model.digest = state_digest(liar._model.values)
+    liar._model.run = state_digest(liar._model.values)
     heard = []
 
     def lie(self, message, request):

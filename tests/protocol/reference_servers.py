@@ -13,24 +13,28 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Sent:
-    """What the header of an upload says; `key` stands for all its bytes."""
+    """What the header of an upload says; `key` stands for all its bytes.
+
+    `models` are pairs of a version and the digest of its model.
+    """
 
     name: str
     number: int
     base: int
-    model: bytes
+    models: tuple[tuple[int, bytes], ...]
     key: bytes
 
 
 @dataclass
 class ReferenceServer:
-    """One server's ledger. `t`, `K`, `Q`, `S` and the first model are the task's."""
+    """One server's ledger. `t`, `K`, `Q`, `S`, `c`, the first model are the task's."""
 
     names: tuple[str, ...]
     t: int
     K: int
     Q: int
     S: int
+    c: int
     first_model: bytes
     log: list[Sent] = field(default_factory=list)
     accepted: set[bytes] = field(default_factory=set)
@@ -53,13 +57,22 @@ class ReferenceServer:
         return [sent for sent in self.log if sent.key not in self.gone()]
 
     def models(self) -> dict[int, bytes]:
-        """Return the models that releases have settled, by version."""
-        released = [self.find(key) for uploads, _ in self.lists for key in uploads]
-        return {0: self.first_model} | {sent.base: sent.model for sent in released}
+        """Return the models that c + 1 identities in lists have named, by version."""
+        settled = {0: self.first_model}
+        votes: dict[int, dict[str, bytes]] = {}
+        for sent in [self.find(key) for uploads, _ in self.lists for key in uploads]:
+            for version, model in sent.models:
+                said = votes.setdefault(version, {})
+                said.setdefault(sent.name, model)
+                if list(said.values()).count(model) > self.c:
+                    settled.setdefault(version, model)
+        return settled
 
     def lost(self, sent: Sent) -> bool:
-        settled = self.models().get(sent.base, sent.model)
-        return sent.base < self.version - self.S or sent.model != settled
+        settled = self.models()
+        return sent.base < self.version - self.S or any(
+            settled.get(version, model) != model for version, model in sent.models
+        )
 
     def contradicts(self, sent: Sent) -> bool:
         """Whether an unreleased upload of the same number says something else."""
@@ -105,16 +118,15 @@ class ReferenceServer:
         """Return what an honest DSP releases and expires next."""
         ready = [sent for sent in self.waiting() if sent.key in self.accepted]
         fresh = [sent for sent in ready if not self.lost(sent)]
-        votes = Counter(
-            (s.base, s.model)
-            for s in {(s.name, s.base, s.model): s for s in fresh}.values()
-        )
-        chosen = {}
-        for sent in fresh:
-            best = chosen.setdefault(sent.base, sent.model)
-            if votes[sent.base, sent.model] > votes[sent.base, best]:
-                chosen[sent.base] = sent.model
-        listed = [sent for sent in fresh if sent.model == chosen[sent.base]][: self.K]
+        while (version := min(disputed(fresh), default=None)) is not None:
+            votes: dict[bytes, set[str]] = {}
+            for sent in fresh:
+                if version in dict(sent.models):
+                    model = dict(sent.models)[version]
+                    votes.setdefault(model, set()).add(sent.name)
+            best = max(votes, key=lambda model: len(votes[model]))
+            fresh = [s for s in fresh if dict(s.models).get(version, best) == best]
+        listed = fresh[: self.K]
         if len({sent.name for sent in listed}) < self.t:
             return None
         return [s.key for s in listed], [s.key for s in ready if self.lost(s)]
@@ -130,7 +142,7 @@ class ReferenceServer:
             and len({sent.name for sent in sents}) >= self.t
             and not any(self.lost(sent) for sent in sents)
             and all(self.lost(self.find(key)) for key in expired)
-            and len({(s.base, s.model) for s in sents}) == len({s.base for s in sents})
+            and not disputed(sents)
         )
         if allowed:
             self.lists.append((list(uploads), list(expired)))
@@ -154,6 +166,12 @@ class ReferenceServer:
             if known and version <= self.version - self.S:
                 self.forgotten.add(key)
             newer[name] += 1
+
+
+def disputed(sents: list[Sent]) -> list[int]:
+    """Return the versions of which some uploads name different models."""
+    said = Counter(version for version, _ in {m for s in sents for m in s.models})
+    return [version for version, models in said.items() if models > 1]
 
 
 def of_two_identities(reference: ReferenceServer, keys: list[bytes]) -> list[bytes]:

@@ -20,7 +20,12 @@ from hre_torch.errors import HREError
 from hre_torch.protocol.data_service import DataServiceProvider
 from hre_torch.protocol.envelope import Envelope, decode, seal
 from hre_torch.protocol.key_transform import KeyTransformServer
-from hre_torch.protocol.messages import Release, ReleaseOrder, Upload
+from hre_torch.protocol.messages import (
+    Release,
+    ReleaseOrder,
+    Upload,
+    named_models,
+)
 from hre_torch.protocol.participant import LearningParticipant
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task, sign_task
@@ -31,7 +36,7 @@ from tests.tasks import config_for
 
 NAMES = ("a", "b", "c", "d")
 N_VALUES = 3
-RULES = {"t": 3, "K": 6, "Q": 2, "S": 1}
+RULES = {"t": 3, "K": 6, "Q": 2, "S": 1, "c": 1}
 ZERO = np.zeros(N_VALUES, dtype=np.int64)
 MAX_BYTES = 10**6
 
@@ -57,7 +62,7 @@ def world(suite: str) -> tuple[Task, dict[str, Any]]:
         max_additions=RULES["K"],
         pending_limit=RULES["Q"],
         staleness_bound=RULES["S"],
-        assumed_colluders=1,
+        assumed_colluders=RULES["c"],
         combine="sum",
     )
     return Task(config, roster, parameters, sign_task(config, operator)), secrets
@@ -90,6 +95,7 @@ class Play:
             for name in NAMES
         }
         self.weights = dict.fromkeys(NAMES, ZERO)
+        self.runs = dict.fromkeys(NAMES, first)
         self.wire: dict[type, list[bytes]] = defaultdict(list)
         self.sent: dict[bytes, tuple[Sent, np.ndarray]] = {}
         self.heads: dict[bytes, tuple[int, ...]] = {}
@@ -122,20 +128,23 @@ class Play:
             return None
         return self.receive(self.picked(kind, pick), kind)
 
-    def make(self, name: str, values: list[int], base: int, model: bytes) -> Envelope:
+    def make(self, name: str, values: list[int], base: int, run: bytes) -> Envelope:
         update = np.array(values, dtype=np.int32)
-        upload = self.participants[name].seal(update, base, model)
-        sent = Sent(name, upload.header.sequence, base, model, upload.digest)
+        upload = self.participants[name].seal(update, base, run)
+        models = tuple(named_models(base, run))
+        sent = Sent(name, upload.header.sequence, base, models, upload.digest)
         self.sent[upload.digest] = sent, update.astype(np.int64)
         return self.carry(upload)
 
     def honest(self, name: str, values: list[int]) -> Envelope:
-        model = state_digest(self.weights[name])
-        return self.make(name, values, self.participants[name].version, model)
+        return self.make(name, values, self.participants[name].version, self.runs[name])
 
     def lying(self, name: str, values: list[int], lie: int) -> Envelope:
-        model = bytes(31) + bytes([lie])
-        return self.make(name, values, self.participants[name].version, model)
+        """Name a false digest of the base version, or of the version before it."""
+        base = self.participants[name].version
+        false = bytes(31) + bytes([lie])
+        run = false + self.runs[name][-32:] if lie and base else false
+        return self.make(name, values, base, run)
 
     def submit(self, upload: Envelope) -> Envelope | None:
         said, _ = self.sent[upload.digest]
@@ -293,6 +302,8 @@ class Play:
         assert [item.digest for item in opened.uploads] == uploads
         assert (opened.values == total).all()
         self.weights[name] = self.weights[name] + total
+        run = self.runs[name] + state_digest(self.weights[name])
+        self.runs[name] = run[-32 * (RULES["S"] + 1) :]
 
     def restart(self, which):
         seen["restart"] += 1

@@ -221,7 +221,7 @@ def test_a_stranger_cannot_be_accused(federation):
         sender="mallory",
         sequence=0,
         base_version=0,
-        state_digest=bytes(32),
+        state_digests=bytes(32),
     )
     key = federation._secrets["p0"].signing
     pair = [seal(header, key, (part,)) for part in (b"a", b"b")]

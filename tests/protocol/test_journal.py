@@ -85,10 +85,10 @@ def test_a_quiet_task_is_told_in_the_order_in_which_it_happens(servers):
         servers.open(name, 0)
     uploads = ["entered", "accepted"] * 2
     assert servers.dsp_journal.heard == [
-        *(*uploads, "released"),
+        *(*uploads, "released", "named"),
         *("fetched", "fetched", "forgotten"),
     ]
-    assert servers.kts_journal.heard == [*uploads, "released"]
+    assert servers.kts_journal.heard == [*uploads, "released", "named"]
 
 
 def test_lines_that_nobody_needs_any_more_are_told_with_a_later_release(

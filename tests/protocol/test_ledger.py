@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 
 import msgspec
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from hre_torch.errors import (
     BackPressure,
     EquivocationError,
+    MessageError,
     ReleaseError,
     StaleUploadError,
 )
@@ -21,6 +23,7 @@ from hre_torch.protocol.task import TaskConfig
 from tests.tasks import plain_config
 
 NAMES = ("a", "b", "c")
+ZERO, ONE, TRUE, LIE = (bytes(31) + bytes([number]) for number in range(4))
 
 
 def config(**changes) -> TaskConfig:
@@ -29,7 +32,7 @@ def config(**changes) -> TaskConfig:
         "staleness_bound": 2,
         "pending_limit": 2,
         # What `entry_of` calls the model of version 0.
-        "initial_digest": b"",
+        "initial_digest": ZERO,
     }
     made = plain_config(NAMES, 1, min_contributions=2, combine="sum")
     return msgspec.structs.replace(made, **(values | changes))
@@ -44,7 +47,7 @@ def entry_of(
     sequence: int,
     base: int = 0,
     *,
-    model: bytes = b"",
+    model: bytes = ZERO,
     digest: bytes | None = None,
 ) -> Entry:
     if digest is None:
@@ -214,8 +217,8 @@ def test_a_list_that_mixes_two_models_of_one_version_is_refused(ledger):
     uploads = [enter(ledger, "a", 0), enter(ledger, "b", 0)]
     ledger.release(ledger.check(1, uploads, []))
     mixed = [
-        ledger.enter(entry_of("a", 1, 1, model=b"one")).digest,
-        ledger.enter(entry_of("b", 1, 1, model=b"two")).digest,
+        ledger.enter(entry_of("a", 1, 1, model=ONE)).digest,
+        ledger.enter(entry_of("b", 1, 1, model=LIE)).digest,
     ]
     for digest in mixed:
         ledger.accept(digest)
@@ -225,15 +228,15 @@ def test_a_list_that_mixes_two_models_of_one_version_is_refused(ledger):
 
 def test_an_upload_on_another_model_than_the_common_one_is_refused(ledger):
     with pytest.raises(StaleUploadError, match="another model of version 0"):
-        ledger.enter(entry_of("a", 0, model=b"forged"))
+        ledger.enter(entry_of("a", 0, model=LIE))
     ledger.release(ledger.check(1, [enter(ledger, "a", 0), enter(ledger, "b", 0)], []))
     settle = [
-        ledger.accept(ledger.enter(entry_of(name, 1, 1, model=b"true")).digest).digest
+        ledger.accept(ledger.enter(entry_of(name, 1, 1, model=TRUE)).digest).digest
         for name in ("a", "b")
     ]
     ledger.release(ledger.check(2, settle, []))
     with pytest.raises(StaleUploadError, match="another model of version 1"):
-        ledger.enter(entry_of("c", 0, 1, model=b"lie"))
+        ledger.enter(entry_of("c", 0, 1, model=LIE))
     assert not ledger.unreleased()
 
 
@@ -241,7 +244,7 @@ def test_an_upload_that_lost_the_vote_on_its_model_expires_with_the_next_release
     ledger,
 ):
     ledger.release(ledger.check(1, [enter(ledger, "a", 0), enter(ledger, "b", 0)], []))
-    for name, model in (("c", b"lie"), ("a", b"true"), ("b", b"true")):
+    for name, model in (("c", LIE), ("a", TRUE), ("b", TRUE)):
         entry = entry_of(name, 1, 1, model=model)
         ledger.accept(ledger.enter(entry).digest)
     release(ledger)
@@ -265,10 +268,120 @@ def test_a_pending_upload_can_be_withdrawn_but_its_number_stays_used(ledger):
 
 def test_most_identities_decide_which_model_of_a_version_is_released(ledger):
     ledger.release(ledger.check(1, [enter(ledger, "a", 0), enter(ledger, "b", 0)], []))
-    for name, model in (("c", b"lie"), ("a", b"true"), ("b", b"true")):
+    for name, model in (("c", LIE), ("a", TRUE), ("b", TRUE)):
         entry = entry_of(name, 1, 1, model=model)
         ledger.accept(ledger.enter(entry).digest)
     assert {entry.name for entry in ledger.propose().uploads} == {"a", "b"}
+
+
+def named(ledger: Ledger, name: str, number: int, base: int, *run: bytes) -> bytes:
+    """Enter and accept an upload that names these models, the last one of `base`."""
+    entry = entry_of(name, number, base, model=b"".join(run))
+    ledger.accept(ledger.enter(entry).digest)
+    return entry.digest
+
+
+def after(releases: int, **changes) -> Ledger:
+    """Return a ledger after releases of a and b, who name as little as they can."""
+    ledger = Ledger(config(**changes), NAMES)
+    for number in range(releases):
+        base, model = (number - 1, TRUE) if number > 1 else (0, ZERO)
+        pair = [named(ledger, name, number, base, model) for name in "ab"]
+        ledger.release(ledger.check(number + 1, pair, []))
+    return ledger
+
+
+@pytest.mark.parametrize("run", [TRUE[:-1], TRUE + TRUE[:1], TRUE * 4])
+def test_a_header_that_names_too_many_models_or_part_of_one_is_refused(run):
+    with pytest.raises(MessageError, match="names 1 to 3"):
+        after(2, staleness_bound=2).enter(entry_of("c", 0, 2, model=run))
+
+
+def test_a_header_that_names_models_from_before_the_start_is_refused():
+    with pytest.raises(MessageError, match="names 1 to 1"):
+        after(0).enter(entry_of("c", 0, 0, model=TRUE + ZERO))
+
+
+def test_one_who_is_held_back_by_s_versions_still_names_a_common_one():
+    ledger = after(4, assumed_colluders=2)
+    held_back = named(ledger, "c", 0, 2, ZERO, ONE, LIE)
+    ahead = named(ledger, "a", 4, 4, TRUE, ONE, TRUE)
+    with pytest.raises(ReleaseError, match=r"another model .* of version 2"):
+        ledger.check(5, [held_back, ahead], [])
+
+
+def test_a_list_that_disagrees_about_an_older_version_is_refused():
+    ledger = after(2)
+    pair = [named(ledger, "a", 2, 2, TRUE, ONE), named(ledger, "b", 2, 2, LIE, ONE)]
+    with pytest.raises(ReleaseError, match=r"another model .* of version 1"):
+        ledger.check(3, pair, [])
+    assert ledger.propose() is None
+
+
+def test_who_is_first_to_name_a_false_model_settles_nothing_and_stops_nobody():
+    """Attack A16: one of c colluders, and honest uploads after its own."""
+    ledger = after(1, assumed_colluders=1)
+    first = [named(ledger, "c", 0, 1, LIE), named(ledger, "a", 1, 0, ZERO)]
+    ledger.release(ledger.check(2, first, []))
+    assert ledger.settled() == (0, ZERO)
+    for name in "ab":
+        named(ledger, name, 2, 1, TRUE)
+    assert {entry.name for entry in ledger.propose().uploads} == {"a", "b"}
+    release(ledger)
+    assert ledger.settled() == (1, TRUE)
+    with pytest.raises(StaleUploadError, match="another model of version 1"):
+        named(ledger, "c", 1, 2, LIE, ONE)
+
+
+def test_the_largest_set_that_agrees_is_proposed_and_the_rest_waits():
+    ledger = after(1, max_additions=5, assumed_colluders=1)
+    for name, run in (("c", (LIE,)), ("a", (ZERO, TRUE)), ("b", (TRUE,))):
+        named(ledger, name, 5, 1, *run)
+    named(ledger, "a", 6, 0, ZERO)
+    listed = [(e.name, e.sequence) for e in ledger.propose().uploads]
+    assert listed == [("a", 5), ("b", 5), ("a", 6)]
+    release(ledger)
+    assert [entry.name for entry in ledger.unreleased()] == ["c"]
+
+
+histories = st.lists(
+    st.tuples(st.sampled_from("abcd"), st.integers(0, 3), st.integers(0, 15)),
+    max_size=30,
+)
+"""Who uploads, how far behind the newest version, which models it names falsely."""
+
+
+@given(histories, st.integers(0, 1))
+def test_no_list_disagrees_and_what_is_settled_never_changes(history, colluders):
+    rules = {"assumed_colluders": colluders, "pending_limit": 5, "max_additions": 20}
+    ledger = Ledger(config(**rules), "abcd")
+    settled: dict[int, bytes] = {}
+    for number, (name, behind, lies) in enumerate(history):
+        base = max(0, ledger.version - behind)
+        run = [
+            LIE if lies >> (base - version) & 1 else TRUE if version else ZERO
+            for version in range(max(0, base - 2), base + 1)
+        ]
+        with contextlib.suppress(BackPressure, StaleUploadError):
+            named(ledger, name, number, base, *run)
+        proposal = ledger.propose()
+        if proposal is None:
+            continue
+        digests = [
+            [e.digest for e in part] for part in msgspec.structs.astuple(proposal)
+        ]
+        assert ledger.check(ledger.version + 1, *digests) == proposal
+        said = {pair for entry in proposal.uploads for pair in entry.models()}
+        assert len(said) == len({version for version, _ in said})
+        ledger.release(proposal)
+        ledger.forget(dict.fromkeys("abcd", ledger.version))
+        version, digest = ledger.settled()
+        assert settled.setdefault(version, digest) == digest
+        # A restart knows the same, and what it keeps does not grow with history.
+        state = ledger.state()
+        ledger = Ledger(config(**rules), "abcd", ledger.state())
+        assert ledger.state() == state
+        assert len(state.models) <= 2 * 2 + 2
 
 
 @given(st.lists(st.sampled_from(NAMES), max_size=40), st.integers(1, 3))

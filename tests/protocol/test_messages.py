@@ -21,7 +21,9 @@ from hre_torch.protocol.messages import Ack, Upload
 
 CFG = bytes(range(32))
 KEY = SigningKey(bytes(32))
-UPLOAD = Upload(cfg=CFG, sender="a", sequence=3, base_version=1, state_digest=bytes(32))
+UPLOAD = Upload(
+    cfg=CFG, sender="a", sequence=3, base_version=1, state_digests=bytes(64)
+)
 
 
 def encoded(parts=(b"heads", b"lanes"), proof=b"proof"):

@@ -64,7 +64,8 @@ class Servers(Promises, RuleBasedStateMachine):
         said, _ = self.sent[upload.digest]
         state = self.participants[said.name]._state
         newest, state.sequence = state.sequence, said.number
-        again = self.make(said.name, values, said.base, said.model)
+        run = b"".join(model for _, model in said.models)
+        again = self.make(said.name, values, said.base, run)
         state.sequence = newest
         self.submit(again)
 

@@ -21,7 +21,7 @@ from hre_torch.aggregators.http.aggregator import HTTPAggregator
 from hre_torch.crypto.sealed_box import BoxKey, seal_box
 from hre_torch.errors import AggregatorError, CryptoError, ProtocolError, TaskError
 from hre_torch.protocol.envelope import Envelope, decode, parse_header, seal
-from hre_torch.protocol.messages import Upload
+from hre_torch.protocol.messages import Upload, named_models
 from hre_torch.protocol.requests import (
     Snapshot,
     SnapshotQuery,
@@ -237,10 +237,11 @@ def _voucher(witness: Witness, snapshot: Snapshot, task: Task) -> str | None:
         upload.verify(task.roster.participant(upload.header.sender).signing_key)
     except (ProtocolError, TaskError):
         return None
-    said = (upload.header.cfg, upload.header.base_version, upload.header.state_digest)
-    if said != (task.cfg, snapshot.version, snapshot.state_digest):
+    header = upload.header
+    said = dict(named_models(header.base_version, header.state_digests))
+    if header.cfg != task.cfg or said.get(snapshot.version) != snapshot.state_digest:
         return None
-    return str(upload.header.sender)
+    return str(header.sender)
 
 
 def _context(task: Task, recipient: str, request: bytes) -> bytes:

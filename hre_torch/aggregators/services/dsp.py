@@ -25,7 +25,7 @@ from hre_torch.aggregators.services.routes import Desk
 from hre_torch.aggregators.services.steps import Durable, Steps
 from hre_torch.errors import HREError, MessageError, StoreError
 from hre_torch.protocol.data_service import DataServiceProvider
-from hre_torch.protocol.envelope import Envelope, decode, seal
+from hre_torch.protocol.envelope import DIGEST_BYTES, Envelope, decode, seal
 from hre_torch.protocol.framing import signed_bytes
 from hre_torch.protocol.messages import (
     Ack,
@@ -110,7 +110,8 @@ class DataServiceService:
                 )
 
         proof = self._suite.proof_size(self.task)
-        uploads = Expected(Upload, SMALL, proof, sum(sizes), check_sizes)
+        named = DIGEST_BYTES * (self.task.config.staleness_bound + 1)
+        uploads = Expected(Upload, SMALL + named, proof, sum(sizes), check_sizes)
         enquiries = Enquiries(self.task, self._desk, self._intake)
         return [
             self._desk.route("/v1/uploads", self._intake, uploads, self._upload),

@@ -18,7 +18,7 @@ from hre_torch.aggregators.services.logs import log_event
 from hre_torch.aggregators.services.metrics import Metrics
 from hre_torch.aggregators.services.routes import Desk
 from hre_torch.aggregators.services.steps import Durable, Steps
-from hre_torch.protocol.envelope import Envelope, Header, decode
+from hre_torch.protocol.envelope import DIGEST_BYTES, Envelope, Header, decode
 from hre_torch.protocol.framing import MAX_HEADER_BYTES
 from hre_torch.protocol.key_transform import KeyTransformServer
 from hre_torch.protocol.messages import Deposit, ReleaseOrder, TransformRequest
@@ -29,7 +29,8 @@ from hre_torch.protocol.task import Task
 __all__ = ["KeyTransformService"]
 
 _DEPOSIT_HEADER: Final = 1 << 17
-"""A deposit's header wraps the header and the proof of an upload."""
+"""A deposit's header wraps the header and the proof of an upload, and besides this many
+octets the digests of models in it."""
 
 H = TypeVar("H", bound=Header)
 
@@ -64,9 +65,12 @@ class KeyTransformService:
         # The DSP sends for all participants.
         bodies = BODIES_PER_SENDER * len(task.roster.participants)
         self._intake = Intake(task.cfg, senders, bodies)
+        named = DIGEST_BYTES * (task.config.staleness_bound + 1)
         self.app = Starlette(
             routes=[
-                self._route("/v1/deposits", Deposit, self._deposit, _DEPOSIT_HEADER),
+                self._route(
+                    "/v1/deposits", Deposit, self._deposit, _DEPOSIT_HEADER + named
+                ),
                 self._route("/v1/orders", ReleaseOrder, self._approve),
                 self._route("/v1/transforms", TransformRequest, self._transform),
                 *self._desk.housekeeping(),

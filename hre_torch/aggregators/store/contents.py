@@ -11,7 +11,13 @@ from hre_torch.aggregators.store.rows import Rows
 from hre_torch.aggregators.store.shelves import BodyShelf
 from hre_torch.errors import HREError, MessageError, SignatureError
 from hre_torch.protocol.ciphers import Parts
-from hre_torch.protocol.entries import GENESIS, Entry, LedgerState, chain_after
+from hre_torch.protocol.entries import (
+    GENESIS,
+    Entry,
+    LedgerState,
+    NamedModels,
+    chain_after,
+)
 from hre_torch.protocol.envelope import decode, parse_header
 from hre_torch.protocol.framing import signed_bytes
 from hre_torch.protocol.messages import Release, Upload
@@ -43,7 +49,9 @@ class Contents:
     cfg: bytes = b""
     role: str = ""
     step: int = 0
-    ledger: LedgerState = field(default_factory=lambda: LedgerState(0, GENESIS, [], {}))
+    ledger: LedgerState = field(
+        default_factory=lambda: LedgerState(0, GENESIS, [], {}, [])
+    )
     uploads: dict[bytes, StoredState] = field(default_factory=dict)
     releases: dict[int, ReleasedState] = field(default_factory=dict)
     newest_release: bytes | None = None
@@ -105,14 +113,16 @@ class _Reader:
             state.newest[name] = sequence
             self._contents.fetched[name] = fetched
         for row in self._rows.every("uploads"):
-            _, digest, name, sequence, base, model, status, version, body = row
-            entry = Entry(name, sequence, base, model, digest, status, version)
+            _, digest, name, sequence, base, models, status, version, body = row
+            entry = Entry(name, sequence, base, models, digest, status, version)
             state.entries.append(entry)
             self._bodies[digest] = body
             if version:
                 self._consumed.setdefault(version, []).append(entry)
             else:
                 self._waiting.append((entry, body))
+        for _, record in self._rows.every("models"):
+            state.models.append(msgspec.msgpack.decode(record, type=NamedModels))
 
     def read_lists(self, signer: bytes | None) -> None:
         """Read the signed lists, and check hash chain, signatures and lines."""

@@ -12,7 +12,7 @@ from hre_torch.aggregators.store.rows import Rows
 from hre_torch.aggregators.store.shelves import BodyShelf
 from hre_torch.errors import StoreError
 from hre_torch.protocol.ciphers import Parts
-from hre_torch.protocol.entries import Entry
+from hre_torch.protocol.entries import Entry, NamedModels
 from hre_torch.protocol.envelope import Envelope
 from hre_torch.protocol.journal import Journal
 from hre_torch.protocol.messages import Release
@@ -88,6 +88,10 @@ class Recorder(Journal):
         """Write the signed list and its sum, and consume what it names."""
         self._note(partial(self._release, release, total))
 
+    def named(self, models: Sequence[NamedModels], dropped: Sequence[int]) -> None:
+        """Write what is known now of the models of some versions."""
+        self._note(partial(self._name, list(models), list(dropped)))
+
     def rebuilt(self, version: int, total: Parts) -> None:
         """Put a damaged sum back; the role says so while it is being made."""
         with self._transaction():
@@ -128,7 +132,7 @@ class Recorder(Journal):
             entry.name,
             entry.sequence,
             entry.base_version,
-            entry.state_digest,
+            entry.state_digests,
             entry.status,
             0,
             body,
@@ -150,7 +154,11 @@ class Recorder(Journal):
         for item in header.uploads:
             position, _ = self._waiting(item.digest)
             self._rows.change(
-                "uploads", position, status="released", version=header.version
+                "uploads",
+                position,
+                status="released",
+                version=header.version,
+                state_digests=b"",
             )
         for item in header.expired:
             position, body = self._waiting(item.digest)
@@ -160,6 +168,7 @@ class Recorder(Journal):
                 position,
                 status="expired",
                 version=header.version,
+                state_digests=b"",
                 body=None,
             )
         self._rows.insert(
@@ -191,6 +200,17 @@ class Recorder(Journal):
         lines = self._rows.where("uploads", "version = ?", version)
         if body is None and next(lines, None) is None:
             self._rows.delete("releases", version)
+
+    def _name(self, models: list[NamedModels], dropped: list[int]) -> None:
+        known = {version for version, _ in self._rows.every("models")}
+        for named in models:
+            record = msgspec.msgpack.encode(named)
+            if named.version in known:
+                self._rows.change("models", named.version, record=record)
+            else:
+                self._rows.insert("models", named.version, record)
+        for version in known.intersection(dropped):
+            self._rows.delete("models", version)
 
     def _rebuild(self, version: int, total: Parts) -> None:
         _, _, body = self._rows.one("releases", version)

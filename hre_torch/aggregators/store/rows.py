@@ -1,4 +1,4 @@
-"""The database of a store: six tables, and a running sum over everything in them.
+"""The database of a store: seven tables, and a running sum over everything in them.
 
 The *tally* is the sum of the SHA-256 of every row modulo 2^256, kept in the same
 transaction as the rows. It costs one hash per changed row, and finds rows that are
@@ -23,7 +23,7 @@ from hre_torch.errors import StoreError
 
 __all__ = ["FORMAT", "Row", "Rows"]
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 _TALLY_BYTES: Final = 32
 _BUSY_SECONDS: Final = 1.0
 _LOG_LIMIT: Final = 16 << 20
@@ -34,12 +34,13 @@ Row = tuple[Any, ...]
 _COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "head": ("id", "format", "cfg", "role", "step"),
     "uploads": (
-        *("position", "digest", "name", "sequence", "base_version", "state_digest"),
+        *("position", "digest", "name", "sequence", "base_version", "state_digests"),
         *("status", "version", "body"),
     ),
     "releases": ("version", "encoded", "body"),
     "bodies": ("id", "digest", "size", "filed"),
     "participants": ("name", "sequence", "fetched"),
+    "models": ("version", "record"),
     "evidence": ("id", "record"),
 }
 """Columns under the tally, key first."""
@@ -47,11 +48,12 @@ _COLUMNS: Final[dict[str, tuple[str, ...]]] = {
 _SCHEMA: Final = (
     "CREATE TABLE head (id INTEGER PRIMARY KEY, format, cfg, role, step, tally)",
     "CREATE TABLE uploads (position INTEGER PRIMARY KEY, digest, name, sequence, "
-    "base_version, state_digest, status, version, body)",
+    "base_version, state_digests, status, version, body)",
     "CREATE TABLE releases (version INTEGER PRIMARY KEY, encoded, body)",
     "CREATE TABLE bodies (id INTEGER PRIMARY KEY, digest, size, filed)",
     "CREATE TABLE contents (id INTEGER PRIMARY KEY, content)",
     "CREATE TABLE participants (name PRIMARY KEY, sequence, fetched) WITHOUT ROWID",
+    "CREATE TABLE models (version INTEGER PRIMARY KEY, record)",
     "CREATE TABLE evidence (id INTEGER PRIMARY KEY, record)",
     # Uploads are looked for by the list that has consumed them, 0 while none has.
     "CREATE INDEX consumed ON uploads (version, digest)",

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from hre_torch.aggregators.store import check_store
+from hre_torch.aggregators.store.rows import FORMAT
 from hre_torch.errors import (
     AggregatorError,
     SnapshotNeededError,
@@ -245,7 +246,7 @@ def test_a_store_of_another_format_is_refused_and_both_are_named(world, tmp_path
     database.execute("ALTER TABLE uploads ADD COLUMN place")
     database.commit()
     database.close()
-    with pytest.raises(StoreError, match=r"has format 1, .* reads format 2"):
+    with pytest.raises(StoreError, match=rf"has format 1, .* reads format {FORMAT}"):
         Server(world, "dsp", tmp_path)
     (finding,) = check_store(tmp_path).findings
     assert "has format 1" in finding
