@@ -49,6 +49,7 @@ class FederationState(msgspec.Struct):
     config: TaskConfig
     roster: Roster
     signature: bytes
+    operator: bytes
     secrets: dict[str, SecretState]
     initial: bytes
     servers: LocalServersState
@@ -65,9 +66,13 @@ class Federation:
         task: the task.
         secrets: everybody's secrets by name.
         initial: weights that the task starts from, int64, shape `(n_values,)`.
+        operator: the key that has signed the task.
         workers: where block-wise arithmetic runs.
         observe: told of all phases.
         state: where an earlier federation of the same task stopped.
+
+    Attributes:
+        operator: signs what is said of the whole run, such as its list of files.
     """
 
     def __init__(
@@ -76,11 +81,13 @@ class Federation:
         secrets: dict[str, Secret],
         initial: npt.NDArray[np.int64],
         *,
+        operator: SigningKey,
         workers: Workers | None = None,
         observe: Observer = silent,
         state: FederationState | None = None,
     ) -> None:
         self.task = task
+        self.operator = operator
         self.observe = observe
         self._secrets = secrets
         self._initial = initial
@@ -132,6 +139,7 @@ class Federation:
             Task(config, roster, parameters, sign_task(config, operator)),
             secrets,
             initial,
+            operator=operator,
             workers=Workers.processes(workers),
             observe=observe,
         )
@@ -167,6 +175,7 @@ class Federation:
             task,
             secrets,
             initial,
+            operator=SigningKey(state.operator),
             workers=Workers.processes(workers),
             observe=observe,
             state=state,
@@ -233,6 +242,7 @@ class Federation:
             config=self.task.config,
             roster=self.task.roster,
             signature=self.task.signature,
+            operator=self.operator.secret_bytes(),
             secrets={
                 name: SecretState(
                     secret.role, secret.signing.secret_bytes(), secret.material

@@ -51,6 +51,7 @@ def test_train_writes_a_run_directory(hre, toy_recipe, tmp_path):
     assert "suite paper protects: against the DSP alone" in result.stderr
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "recipe.yaml",
+        "manifest.json",
         "metrics.jsonl",
         "summary.json",
         "transcript.bin",

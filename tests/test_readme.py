@@ -137,6 +137,7 @@ PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "recipes").rglob("*.md")),
     *sorted((ROOT / "benchmarks").rglob("*.md")),
+    *sorted((ROOT / "hre_torch").rglob("*.md")),
 ]
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
+from rich.text import Text
 
 from hre_torch.cli.screen import results
+from hre_torch.errors import RunDirectoryError
 
 __all__ = ["attack", "audit"]
+
+_EXIT_UNFINISHED: Final = 3
+_KEY_OCTETS: Final = 32
 
 
 def attack(
@@ -43,20 +48,61 @@ def attack(
 
 
 def audit(
-    run_dir: Annotated[Path, typer.Argument(help="Directory of a finished run.")],
+    run_dir: Annotated[Path, typer.Argument(help="Directory of a run.")],
+    operator: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY", help="The operator's signing key, as `train` has shown it."
+        ),
+    ] = None,
 ) -> None:
-    """Re-check a finished run from its transcript, without any secret."""
+    """Re-check a run from what was signed, without any secret.
+
+    Exits with 1 if something is wrong, and with 3 if the run has not ended.
+    """
     from hre_torch.audit import audit as check
 
-    report = check(run_dir)
+    report = check(run_dir, None if operator is None else _key(operator))
     for finding in report.findings:
-        results.print(f"[red]wrong[/red]  {finding}", soft_wrap=True, highlight=False)
+        _tell("wrong", "red", finding)
+    for note in report.notes:
+        _tell("note", "yellow", note)
     if report.findings:
         raise typer.Exit(1)
-    results.print(
-        f"[green]verified[/green]  suite {report.suite}: {report.uploads} uploads in "
-        f"{report.releases} releases; signatures, proofs, lists, hash chain, counts "
-        "and model hashes",
-        soft_wrap=True,
-        highlight=False,
+    seen = (
+        f"suite {report.suite}: {report.uploads} uploads in {report.releases} "
+        "releases; signatures, proofs, lists, hash chain, counts and model hashes"
     )
+    if not report.finished:
+        _tell("unfinished", "yellow", f"the transcript so far verifies: {seen}")
+        raise typer.Exit(_EXIT_UNFINISHED)
+    _tell("verified", "green", f"{seen}; every file as the operator signed it")
+    if operator is None:
+        _tell(
+            "note",
+            "yellow",
+            f"operator {report.operator.hex()}, as the run itself says: nothing was "
+            "changed since this key signed it, but somebody who made the whole "
+            "directory anew would have signed with another key; compare it with the "
+            "one that `hre-torch train` has shown, or name that with --operator",
+        )
+
+
+def _key(text: str) -> bytes:
+    """Return an Ed25519 key from its hexadecimal form."""
+    try:
+        key = bytes.fromhex(text.strip())
+    except ValueError:
+        key = b""
+    if len(key) != _KEY_OCTETS:
+        raise RunDirectoryError(
+            f"--operator takes the {2 * _KEY_OCTETS} hexadecimal digits of a key, as "
+            f"`hre-torch train` shows them at its end, not {text!r}"
+        )
+    return key
+
+
+def _tell(word: str, style: str, text: str) -> None:
+    """Print a line of the result; what foreign files say can hold no commands."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    results.print(Text.assemble((word, style), "  ", shown), soft_wrap=True)

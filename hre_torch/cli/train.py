@@ -67,13 +67,19 @@ def train(
     from hre_torch.report.read import read_runs
 
     training = _opened(recipe, override or [], out, resume)
+    watched = [training]
     finished = [_watched(training, tensorboard, compare)]
     if compare:
-        finished.append(_watched(_twin_of(training), tensorboard))
+        watched.append(_twin_of(training))
+        finished.append(_watched(watched[1], tensorboard))
     results.print(runs_table(read_runs(finished)))
     shown = " ".join(shlex.quote(str(path)) for path in finished)
     results.print(f"Written to {shown}", soft_wrap=True, highlight=False, markup=False)
     say(f"hre-torch report {shown}", title="figures", style="dim")
+    for run in watched:
+        key = run.runner.federation.task.roster.operator.hex()
+        path = shlex.quote(str(run.directory.path))
+        say(f"hre-torch audit {path} --operator {key}", title="checks", style="dim")
 
 
 def estimate(

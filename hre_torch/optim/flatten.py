@@ -28,6 +28,7 @@ __all__ = [
     "Layout",
     "Piece",
     "mean_buffers",
+    "released_names",
     "trainable_parameters",
 ]
 
@@ -90,6 +91,19 @@ def mean_buffers(module: nn.Module) -> list[Tensor]:
         for name, buffer in module.named_buffers()
         if name in saved and buffer.dtype in _DTYPES
     ]
+
+
+def released_names(module: nn.Module, buffers: Buffers) -> list[str]:
+    """Return what the module calls the tensors of the flat vector, in its order.
+
+    Args:
+        module: the module that is trained.
+        buffers: `"local"` or `"mean"`.
+    """
+    chosen = [*trainable_parameters(module), *_wanted_buffers(module, buffers)]
+    known = {id(tensor) for tensor in chosen}
+    named = (*module.named_parameters(), *module.named_buffers())
+    return [name for name, tensor in named if id(tensor) in known]
 
 
 @dataclass(frozen=True, slots=True)

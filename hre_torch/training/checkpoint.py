@@ -29,7 +29,7 @@ __all__ = [
     "recipe_digest",
 ]
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """Version of the documents that are written and read."""
 _TENSOR: Final = 1
 """MessagePack extension code of a tensor; applications may use 0 to 127."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,8 +11,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from hre_torch.audit.weights import RELEASED
 from hre_torch.data.images import ImageSet
-from hre_torch.optim.flatten import FlatView
+from hre_torch.optim.flatten import FlatView, released_names
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.task_options import Buffers
 from hre_torch.recipes import TrainSection
@@ -47,14 +49,23 @@ def released_model(model: nn.Module, session: Session, buffers: Buffers) -> nn.M
     return released.eval()
 
 
-def weights_file(model: nn.Module) -> bytes:
-    """Return a model's weights as a safetensors file; equal weights, equal bytes."""
+def weights_file(model: nn.Module, buffers: Buffers = "local") -> bytes:
+    """Return a model's weights as a safetensors file; equal weights, equal bytes.
+
+    Its metadata has the names of the released ones in the order of the flat vector, so
+    that their digest can be recomputed without the module.
+
+    Args:
+        model: holds them.
+        buffers: whether the task averages buffers.
+    """
     # Tied parameters share memory, which the format does not know; copies do not.
     weights = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
-    return safetensors.torch.save(weights)
+    names = json.dumps(released_names(model, buffers))
+    return safetensors.torch.save(weights, metadata={RELEASED: names})
 
 
 @torch.no_grad()

@@ -148,7 +148,7 @@ class Training:
 
     def _finish(self) -> dict[str, Any]:
         runner, config = self.runner, self.runner.federation.task.config
-        weights = weights_file(runner.released_model())
+        weights = weights_file(runner.released_model(), self.recipe.buffers)
         summary = {
             "suite": config.suite,
             "profile": config.profile,
@@ -166,8 +166,12 @@ class Training:
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
             "hre_torch": hre_torch.__version__,
         }
-        self.directory.append({"event": "end", "summary": summary})
-        self.directory.finish(summary, weights)
+        runner.tell("end", summary=summary)
+        self._transcript.flush()
+        federation = runner.federation
+        self.directory.finish(
+            summary, weights, cfg=federation.task.cfg, operator=federation.operator
+        )
         return summary
 
 

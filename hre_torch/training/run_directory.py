@@ -4,9 +4,10 @@
     metrics.jsonl         one record per line, as they happened
     transcript.bin        every message of the servers, for an audit
     checkpoint/           what resuming needs, private; removed when the run is finished
-    weights.safetensors   the released weights under the module's own names
-    summary.json          written last: a directory that has it is finished
     tensorboard/          scalars, if they were wanted
+    weights.safetensors   the released weights under the module's own names
+    manifest.json         hashes of all of these and of the summary, signed
+    summary.json          written last: a directory that has it is finished
 
 Files are replaced in one step (written beside, fsynced, renamed), so that an
 interruption at any moment leaves the old file or the new one. The checkpoint holds the
@@ -24,6 +25,15 @@ from typing import Any, BinaryIO, Final
 import msgspec
 
 from hre_torch.audit import TRANSCRIPT
+from hre_torch.audit.manifest import (
+    CHECKPOINT,
+    METRICS,
+    RECIPE,
+    SUMMARY,
+    WEIGHTS,
+    write_manifest,
+)
+from hre_torch.crypto.signatures import SigningKey
 from hre_torch.durable_files import replace_file
 from hre_torch.errors import RunDirectoryError
 from hre_torch.training.checkpoint import (
@@ -38,11 +48,6 @@ from hre_torch.training.state import RunState
 
 __all__ = ["RunDirectory"]
 
-_RECIPE: Final = "recipe.yaml"
-_METRICS: Final = "metrics.jsonl"
-_WEIGHTS: Final = "weights.safetensors"
-_SUMMARY: Final = "summary.json"
-_CHECKPOINT: Final = "checkpoint"
 _STATE: Final = "run.msgpack"
 _TENSORBOARD: Final = "tensorboard"
 
@@ -88,7 +93,7 @@ class RunDirectory:
         path = Path(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            replace_file(path / _RECIPE, recipe.encode())
+            replace_file(path / RECIPE, recipe.encode())
         except OSError as error:
             raise RunDirectoryError(_unwritable(path, error)) from error
         return cls(path)
@@ -101,12 +106,12 @@ class RunDirectory:
             RunDirectoryError: it is no run directory, or that of a finished run.
         """
         path = Path(path)
-        if not (path / _RECIPE).is_file():
+        if not (path / RECIPE).is_file():
             raise RunDirectoryError(
-                f"{path} is not a run directory: it has no {_RECIPE}; "
+                f"{path} is not a run directory: it has no {RECIPE}; "
                 "`hre-torch train RECIPE --out DIR` makes one"
             )
-        if (path / _SUMMARY).exists():
+        if (path / SUMMARY).exists():
             raise RunDirectoryError(
                 f"the run in {path} is finished, there is nothing to resume; "
                 f"`hre-torch report {path}` shows it"
@@ -116,12 +121,12 @@ class RunDirectory:
     @property
     def recipe_path(self) -> Path:
         """The resolved recipe."""
-        return self.path / _RECIPE
+        return self.path / RECIPE
 
     @property
     def weights_path(self) -> Path:
         """The released weights."""
-        return self.path / _WEIGHTS
+        return self.path / WEIGHTS
 
     @property
     def transcript_path(self) -> Path:
@@ -176,9 +181,7 @@ class RunDirectory:
         Raises:
             RunDirectoryError: it cannot be written.
         """
-        if self._metrics is not None:
-            self._metrics.flush()
-            os.fsync(self._metrics.fileno())
+        self._sync_metrics()
         checkpoint = Checkpoint(
             format=FORMAT,
             recipe=recipe_digest(self.recipe()),
@@ -217,16 +220,38 @@ class RunDirectory:
         cut_file(self.transcript_path, checkpoint.transcript_bytes)
         return checkpoint.state
 
-    def finish(self, summary: Mapping[str, Any], weights: bytes) -> None:
-        """Write the weights and the summary, and delete the checkpoint with its keys.
+    def finish(
+        self,
+        summary: Mapping[str, Any],
+        weights: bytes,
+        *,
+        cfg: bytes,
+        operator: SigningKey,
+    ) -> None:
+        """Write weights, signed list and summary; delete the checkpoint with its keys.
+
+        Whatever else lies in the directory must be on disk by now.
 
         Args:
             summary: for `summary.json`.
             weights: for `weights.safetensors`.
+            cfg: hash of the task.
+            operator: the key that has signed the task; signs the list of files.
+
+        Raises:
+            RunDirectoryError: a file in the directory cannot be read, or none written.
         """
-        replace_file(self.weights_path, weights)
-        text = msgspec.json.format(msgspec.json.encode(summary), indent=2)
-        replace_file(self.path / _SUMMARY, text + b"\n")
+        text = msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
+        self._sync_metrics()
+        try:
+            replace_file(self.weights_path, weights)
+            write_manifest(self.path, cfg, operator, {SUMMARY: text})
+            replace_file(self.path / SUMMARY, text)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"the end of the run cannot be written to {self.path} ({error}); see "
+                f"to that, then go on with `hre-torch train --resume {self.path}`"
+            ) from error
         shutil.rmtree(self._state_path.parent, ignore_errors=True)
 
     def close(self) -> None:
@@ -235,24 +260,29 @@ class RunDirectory:
             self._metrics.close()
             self._metrics = None
 
+    def _sync_metrics(self) -> None:
+        if self._metrics is not None:
+            self._metrics.flush()
+            os.fsync(self._metrics.fileno())
+
     @property
     def _metrics_path(self) -> Path:
-        return self.path / _METRICS
+        return self.path / METRICS
 
     @property
     def _state_path(self) -> Path:
-        return self.path / _CHECKPOINT / _STATE
+        return self.path / CHECKPOINT / _STATE
 
 
 def _occupied(path: Path, recipe: str) -> str:
-    if not (path / _RECIPE).is_file():
+    if not (path / RECIPE).is_file():
         return f"{path} is not empty; name a directory that does not exist yet"
-    if read_file(path / _RECIPE).decode(errors="replace") != recipe:
+    if read_file(path / RECIPE).decode(errors="replace") != recipe:
         return (
             f"{path} holds the run of another recipe; name another directory for this "
             "one"
         )
-    if (path / _SUMMARY).exists():
+    if (path / SUMMARY).exists():
         return f"{path} holds a finished run of this recipe; name another directory"
     return (
         f"{path} holds an interrupted run of this recipe; go on with "

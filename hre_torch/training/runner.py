@@ -162,6 +162,23 @@ class Runner:
             "bytes_down": sum(s.bytes_down for s in statistics),
         }
 
+    def tell(self, event: str, **fields: Any) -> None:
+        """Tell every listener what has happened just now.
+
+        Args:
+            event: what the record is called.
+            fields: what else is in it.
+        """
+        record = {
+            "event": event,
+            "global_step": self.global_step,
+            "simulated_time": self._schedule.time,
+            "seconds": self.seconds,
+            **fields,
+        }
+        for listener in self.listeners:
+            listener(record)
+
     def close(self) -> None:
         """End sessions and worker processes."""
         self.federation.close()
@@ -209,7 +226,7 @@ class Runner:
                 self.released_model(), self._test, self.recipe.train
             )
         totals = self.totals()
-        self._tell(
+        self.tell(
             "evaluation",
             epoch=self.global_step / self._steps_per_epoch,
             version=max(learner.session.version for learner in self.learners),
@@ -218,17 +235,6 @@ class Runner:
             bytes_up=totals["bytes_up"],
             bytes_down=totals["bytes_down"],
         )
-
-    def _tell(self, event: str, **fields: Any) -> None:
-        record = {
-            "event": event,
-            "global_step": self.global_step,
-            "simulated_time": self._schedule.time,
-            "seconds": self.seconds,
-            **fields,
-        }
-        for listener in self.listeners:
-            listener(record)
 
     @contextmanager
     def _exchanges_of(self, learner: Learner) -> Iterator[None]:
@@ -248,14 +254,14 @@ class Runner:
             "bytes_down": statistics.bytes_down,
         }
         if statistics.pushes > pushes:
-            self._tell("push", loss=learner.take_loss(), **fields)
+            self.tell("push", loss=learner.take_loss(), **fields)
         if statistics.pulls > pulls:
-            self._tell("pull", releases=statistics.releases - releases, **fields)
+            self.tell("pull", releases=statistics.releases - releases, **fields)
 
     def _tell_release(self, release: Release) -> None:
         servers = self.federation.servers
         bases = [servers.base_version(item.digest) for item in release.uploads]
-        self._tell(
+        self.tell(
             "release",
             version=release.version,
             contributions=len(release.uploads),
@@ -267,5 +273,5 @@ class Runner:
         self._phases_at = self.seconds
         for learner in self.learners:
             phases = self.book.milliseconds(learner.name)
-            self._tell("phases", participant=learner.name, phases=phases)
-        self._tell("phases", phases=self.book.milliseconds(_SERVERS))
+            self.tell("phases", participant=learner.name, phases=phases)
+        self.tell("phases", phases=self.book.milliseconds(_SERVERS))

@@ -66,6 +66,9 @@ class TensorBoardWriter:
         elif event == "evaluation":
             for name in ("accuracy", "loss", "bytes_up", "bytes_down", "version"):
                 self._add(f"test/{name}", record.get(name), record)
+        elif event == "end":
+            # The files of the run are signed next.
+            self._writer.flush()
 
     def _push(self, record: Mapping[str, Any]) -> None:
         name, seconds = record["participant"], record["seconds"]
