@@ -7,6 +7,7 @@ import stat
 
 import pytest
 
+from hre_torch.crypto.signatures import SigningKey
 from hre_torch.data.load import load_data
 from hre_torch.errors import RunDirectoryError
 from hre_torch.recipes import load_recipe
@@ -28,6 +29,11 @@ def state(toy_recipe):
     recipe = load_recipe(toy_recipe("suite=plain"))
     with Runner(recipe, load_data("digits", train_size=200)) as runner:
         return runner.state()
+
+
+def finish(directory, summary):
+    operator = SigningKey.generate()
+    directory.finish(summary, b"weights", cfg=bytes(32), operator=operator)
 
 
 def mode_of(path):
@@ -73,7 +79,7 @@ def test_what_is_no_run_directory_cannot_be_opened(tmp_path):
 
 
 def test_a_finished_run_cannot_be_resumed(directory):
-    directory.finish({"suite": "plain"}, b"weights")
+    finish(directory, {"suite": "plain"})
     with pytest.raises(RunDirectoryError, match=r"finished.*nothing to resume"):
         RunDirectory.open(directory.path)
 
@@ -172,8 +178,10 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
 
 def test_a_finished_run_keeps_weights_and_summary_and_no_keys(directory, state):
     directory.write_checkpoint(state)
-    directory.finish({"suite": "plain", "pushes": 3}, b"weights")
+    finish(directory, {"suite": "plain", "pushes": 3})
     assert directory.weights_path.read_bytes() == b"weights"
     summary = json.loads((directory.path / "summary.json").read_text())
     assert summary == {"suite": "plain", "pushes": 3}
+    listed = json.loads((directory.path / "manifest.json").read_text())["files"]
+    assert set(listed) == {"recipe.yaml", "summary.json", "weights.safetensors"}
     assert not (directory.path / "checkpoint").exists()
