@@ -18,7 +18,14 @@ from hre_torch.crypto.signatures import SigningKey
 from hre_torch.deployment.proposal import propose_task
 from hre_torch.errors import TaskError
 from hre_torch.observer import Observer, silent
-from hre_torch.protocol.roster import DATA_SERVICE, KEY_TRANSFORM, Role, Roster, Secret
+from hre_torch.protocol.roster import (
+    DATA_SERVICE,
+    KEY_TRANSFORM,
+    Role,
+    Roster,
+    Secret,
+    require_name,
+)
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.session_state import SessionState
 from hre_torch.protocol.suites import SUITES
@@ -288,4 +295,6 @@ def _names(participants: int | Sequence[str]) -> list[str]:
             f"a participant is named {', '.join(sorted(reserved))!r}, which is the "
             "name of a server; choose another"
         )
+    for name in participants:
+        require_name(name)
     return list(participants)

@@ -23,12 +23,11 @@ PROGRAMS = Path(sys.executable).parent
 
 
 def furnish_recipe(folder: Path, recipe: str, names: list[str], *changes: str) -> Site:
-    """Make a site for a recipe of this repository, `recipe.yaml` and passphrase too."""
+    """Make a site for a recipe of this repository, and `recipe.yaml`."""
     loaded = load_recipe(
         ROOT / "recipes" / recipe, [f"participants={len(names)}", *changes]
     )
     (folder / "recipe.yaml").write_text(loaded.to_yaml())
-    (folder / "passphrase").write_text("secret\n")
 
     def propose(roster, parameters):
         return propose_recipe(loaded, roster, parameters, loaded.profile)

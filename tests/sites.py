@@ -122,12 +122,14 @@ def furnish(
     keys: Path | None = None,
     **numbers,
 ) -> Site:
-    """Make keys, a signed roster, initial weights and configurations.
+    """Make keys, passphrase, a signed roster, initial weights and configurations.
 
     `propose(roster, parameters)` returns task and weights; without it they are small,
     with `numbers` changed. What keys another site's folder has are taken from there.
     """
     secrets = {"suite": suite, "profile": profile, "passphrase": b"secret"}
+    (folder / "passphrase").touch(mode=0o600)
+    (folder / "passphrase").write_text("secret\n")
     cards = []
     for role, name in [
         ("operator", "operator"),

@@ -141,6 +141,7 @@ BAD = [
     (["train", "TOY", "-o", "min_contributions=4"], "min_contributions (t) is 4"),
     (["train", "TOY", "-o", "suite=gated"], "at least 3"),
     (["train", "TOY", "-o", "train.speeds=[0.0]"], "train.speeds"),
+    (["train", "TOY", "-o", "train.speeds=[1, 2]"], "there are 3 participants"),
     (["train", "TOY", "-o", "train.batch_size=99"], "less than one batch"),
     (["train", "TOY", "-o", "data.train_size=9999"], "data.train_size is 9999"),
     (

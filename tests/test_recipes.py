@@ -215,11 +215,23 @@ def test_recipes_compare_by_content(minimal):
     )
 
 
-def test_a_short_list_of_speeds_is_repeated_in_turn():
+def test_speeds_and_sizes_are_one_for_each_or_one_for_all():
     path = Path(__file__).parents[1] / "recipes" / "digits_mlp.yaml"
-    recipe = load_recipe(path, ["participants=5", "train.speeds=[1.0, 2.0]"])
-    assert recipe.speeds == [1.0, 2.0, 1.0, 2.0, 1.0]
     assert load_recipe(path, ["train.speeds=null"]).speeds == [1.0] * 4
+    one = load_recipe(path, ["train.speeds=[2.0]", "data.sizes=[3.0]"])
+    assert (one.speeds, one.sizes) == ([2.0] * 4, [3.0] * 4)
+    each = load_recipe(path, ["participants=2", "train.speeds=[1, 2]"])
+    assert (each.speeds, each.sizes) == ([1.0, 2.0], None)
+
+
+@pytest.mark.parametrize("given", ["[1.0, 2.0]", "[1, 2, 3, 4, 5]"])
+def test_speeds_and_sizes_of_another_length_are_refused_with_the_number(given):
+    path = Path(__file__).parents[1] / "recipes" / "digits_mlp.yaml"
+    recipe = load_recipe(path, [f"train.speeds={given}", f"data.sizes={given}"])
+    with pytest.raises(RecipeError, match=r"train.speeds has .*there are 4 partic"):
+        _ = recipe.speeds
+    with pytest.raises(RecipeError, match=r"data.sizes has .*there are 4 partic"):
+        _ = recipe.sizes
 
 
 def test_a_onecycle_schedule_counts_as_momentum_and_suits_adagrad(minimal):

@@ -10,7 +10,7 @@ import hre_torch
 from hre_torch.cli import database, keygen, roster, scrutiny, serve, train
 from hre_torch.cli.participate import participate
 from hre_torch.cli.role_keys import add_role_commands
-from hre_torch.cli.screen import Commands, results
+from hre_torch.cli.screen import Commands, speak_any_encoding, tell
 
 __all__ = ["app", "main"]
 
@@ -25,7 +25,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        results.print(f"hre-torch {hre_torch.__version__}", highlight=False)
+        tell(f"hre-torch {hre_torch.__version__}")
         raise typer.Exit
 
 
@@ -56,4 +56,5 @@ app.add_typer(database.app, name="db")
 
 def main() -> None:
     """Run the command line."""
+    speak_any_encoding()
     app()

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hre_torch.cli.screen import tell
+
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="A server's stored state.")
@@ -29,9 +31,9 @@ def check(
         value = getattr(report, name)
         if isinstance(value, list):
             for line in value:
-                typer.echo(f"{name}: {line}")
+                tell(f"{name}: {line}")
         else:
-            typer.echo(f"{name}: {value}")
+            tell(f"{name}: {value}")
     if report.findings:
         raise typer.Exit(1)
-    typer.echo("sound")
+    tell("sound")

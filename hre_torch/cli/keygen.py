@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from hre_torch.cli.screen import messages, results
+from hre_torch.cli.screen import messages, tell
 from hre_torch.crypto.ceremony import (
     expected_candidates,
     hold_ceremony,
@@ -66,10 +66,7 @@ def params(
             ),
         )
     write_profile(out, made)
-    results.print(
+    tell(
         f"{out}: {made.modulus_bits} bits, {made.security_bits}-bit security, "
-        f"SHA-256 {made.digest.hex()}",
-        soft_wrap=True,
-        highlight=False,
-        markup=False,
+        f"SHA-256 {made.digest.hex()}"
     )

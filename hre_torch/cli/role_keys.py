@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hre_torch.cli.passphrases import PassphraseFile, ask_new_passphrase
+from hre_torch.cli.screen import tell
 from hre_torch.deployment.identities import CardFile, make_operator, make_role
 from hre_torch.protocol.roster import DATA_SERVICE, KEY_TRANSFORM, Role
 
@@ -95,5 +96,5 @@ def _make(
 
 def _tell(made: CardFile, key: Path, card: Path) -> None:
     public = made.operator if made.card is None else made.card.signing_key
-    typer.echo(f"{key}: secret, stays here")
-    typer.echo(f"{card}: public, signing key {public.hex()}")
+    tell(f"{key}: secret, stays here")
+    tell(f"{card}: public, signing key {public.hex()}")

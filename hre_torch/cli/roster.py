@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, NoReturn
 
 import typer
 
 from hre_torch.cli.passphrases import PassphraseFile, ask_passphrase
+from hre_torch.cli.screen import say, tell
+from hre_torch.cli.scrutiny import operator_key
 from hre_torch.deployment.identities import open_operator, open_role, read_card
 from hre_torch.deployment.roster_file import (
     RosterFile,
@@ -21,8 +23,11 @@ from hre_torch.deployment.roster_file import (
     task_of,
     write_roster,
 )
+from hre_torch.errors import SignatureError
 
 __all__ = ["app"]
+
+_EXIT_ALARM: Final = 4
 
 app = typer.Typer(no_args_is_help=True, help="Who takes part, and what in.")
 
@@ -39,7 +44,7 @@ def add(
     for card in cards:
         file = add_card(file, read_card(card))
     write_roster(roster, file)
-    typer.echo(_summary(file))
+    _tell(file)
 
 
 @app.command("joint")
@@ -59,7 +64,7 @@ def joint(
     )
     file = add_joint_key(file, secret, parameters)
     write_roster(roster, file)
-    typer.echo(_summary(file))
+    _tell(file)
 
 
 @app.command("sign")
@@ -96,13 +101,13 @@ def sign(
     file = sign_roster(file, task, operator, parameters)
     write_weights(initial, weights)
     write_roster(roster, file)
-    typer.echo(_summary(file))
+    _tell(file)
 
 
 @app.command("show")
 def show(roster: RosterPath) -> None:
     """Show what a roster says; nothing is verified."""
-    typer.echo(_summary(read_roster(roster)))
+    _tell(read_roster(roster))
 
 
 @app.command("verify")
@@ -112,18 +117,40 @@ def verify(
         str | None, typer.Option(help="The operator's signing key, hexadecimal.")
     ] = None,
 ) -> None:
-    """Verify every proof and signature of a signed roster."""
+    """Verify every proof and signature of a signed roster.
+
+    Exit code 4 is an alarm: it is another operator's roster, or was altered.
+    """
     file = read_roster(roster)
-    task = task_of(file, profile_of(file, roster.parent))
-    if operator is not None and operator.strip().lower() != file.operator.hex():
-        raise typer.BadParameter(
-            f"the roster is signed by {file.operator.hex()}, not by that operator"
+    if operator is not None and operator_key(operator) != file.operator:
+        _alarm(
+            "this is not that operator's roster: it names the key "
+            f"{file.operator.hex()}, you named {operator.lower()}"
         )
-    typer.echo(_summary(file))
-    typer.echo(f"verified: task {task.cfg.hex()}")
+    try:
+        task = task_of(file, profile_of(file, roster.parent))
+    except SignatureError as error:
+        _alarm(str(error))
+    _tell(file)
+    tell(f"verified: task {task.cfg.hex()}")
 
 
-def _summary(file: RosterFile) -> str:
+def _alarm(what: str) -> NoReturn:
+    say(
+        f"{what}. Somebody may have exchanged or altered it: do not use it, and ask "
+        "its operator by telephone for key and fingerprint",
+        title="ALARM",
+        style="bold white on red",
+    )
+    raise typer.Exit(_EXIT_ALARM)
+
+
+def _tell(file: RosterFile) -> None:
+    for line in _summary(file):
+        tell(line)
+
+
+def _summary(file: RosterFile) -> list[str]:
     servers = [
         f"{name} {'missing' if card is None else card.signing_key.hex()}"
         for name, card in (("dsp", file.data_service), ("kts", file.key_transform))
@@ -147,4 +174,4 @@ def _summary(file: RosterFile) -> str:
             f"{f' max_samples={task.max_samples}' if task.max_samples else ''}"
         )
     lines.append(f"fingerprint {fingerprint(file)}")
-    return "\n".join(lines)
+    return lines

@@ -1,7 +1,14 @@
-"""How commands speak: results, messages, warnings, and errors a person can act upon."""
+"""How commands speak: results, messages, warnings, and errors a person can act upon.
+
+Some of it was written by others: names, error texts and findings out of their files. So
+nothing is printed that a terminal would obey, and no line of it starts where a line of
+ours does.
+"""
 
 from __future__ import annotations
 
+import codecs
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,19 +21,61 @@ from typer.core import TyperGroup
 
 from hre_torch.errors import HREError, HREWarning
 
-__all__ = ["Commands", "messages", "results", "say", "shown_warnings"]
+__all__ = [
+    "Commands",
+    "messages",
+    "printable",
+    "results",
+    "say",
+    "shown_warnings",
+    "speak_any_encoding",
+    "tell",
+]
 
 # Results can be piped; whatever is only for the person in front of it goes beside them.
 results: Final = Console()
 messages: Final = Console(stderr=True)
 
 _EXIT_ERROR: Final = 2
+_PLAIN: Final = {
+    "\N{MIDDLE DOT}": "-",
+    "\N{HORIZONTAL ELLIPSIS}": "...",
+    "\N{BULLET}": "*",
+    "\N{BLACK SQUARE}": "*",
+}
+"""What stands for the few signs that are not ASCII in what we print ourselves."""
+
+
+def printable(text: str) -> str:
+    r"""Return text with everything spelled out that is no visible character.
+
+    >>> print(printable("a\x1b[2Jb\n"))
+    a\x1b[2Jb\n
+    """
+    spelled = (c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return "".join(spelled)
+
+
+def tell(text: str, *, title: str = "", style: str = "bold") -> None:
+    """Write one line of results to standard output, so that it can be copied or piped.
+
+    Args:
+        text: what to tell, without markup.
+        title: a word before it, such as `wrong`.
+        style: how to write the title.
+    """
+    start = f"[{style}]{title}[/]  " if title else ""
+    results.print(
+        start + escape(printable(text)), soft_wrap=True, highlight=False, emoji=False
+    )
 
 
 def say(
     text: str, *, title: str = "", style: str = "bold", prose: bool = False
 ) -> None:
     """Write a message to standard error, in one piece, so that it can be copied.
+
+    Where it has several lines, all but the first are indented.
 
     Args:
         text: what to say, without markup.
@@ -35,7 +84,23 @@ def say(
         prose: nobody copies this; break its lines between words.
     """
     start = f"[{style}]{title}:[/] " if title else ""
-    messages.print(f"{start}{escape(text)}", soft_wrap=not prose, highlight=False)
+    lines = [escape(printable(line.strip())) for line in text.splitlines()]
+    messages.print(
+        start + "\n  ".join(lines), soft_wrap=not prose, highlight=False, emoji=False
+    )
+
+
+def speak_any_encoding() -> None:
+    """Let standard output and error write what their encoding lacks in another way."""
+    codecs.register_error("hre_torch", _spell)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="hre_torch")  # type: ignore[union-attr]
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(c, ascii(c)[1:-1]) for c in lacking), error.end
 
 
 class Commands(TyperGroup):

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.text import Text
 
-from hre_torch.cli.screen import results
-from hre_torch.errors import RunDirectoryError
+from hre_torch.cli.screen import results, tell
+from hre_torch.errors import ConfigurationError
 
-__all__ = ["attack", "audit"]
+__all__ = ["attack", "audit", "operator_key"]
 
 _EXIT_UNFINISHED: Final = 3
 _KEY_OCTETS: Final = 32
@@ -62,11 +61,11 @@ def audit(
     """
     from hre_torch.audit import audit as check
 
-    report = check(run_dir, None if operator is None else _key(operator))
+    report = check(run_dir, None if operator is None else operator_key(operator))
     for finding in report.findings:
-        _tell("wrong", "red", finding)
+        tell(finding, title="wrong", style="red")
     for note in report.notes:
-        _tell("note", "yellow", note)
+        tell(note, title="note", style="yellow")
     if report.findings:
         raise typer.Exit(1)
     seen = (
@@ -74,35 +73,36 @@ def audit(
         "releases; signatures, proofs, lists, hash chain, counts and model hashes"
     )
     if not report.finished:
-        _tell("unfinished", "yellow", f"the transcript so far verifies: {seen}")
+        so_far = f"the transcript so far verifies: {seen}"
+        tell(so_far, title="unfinished", style="yellow")
         raise typer.Exit(_EXIT_UNFINISHED)
-    _tell("verified", "green", f"{seen}; every file as the operator signed it")
+    signed = f"{seen}; every file as the operator signed it"
+    tell(signed, title="verified", style="green")
     if operator is None:
-        _tell(
-            "note",
-            "yellow",
+        tell(
             f"operator {report.operator.hex()}, as the run itself says: nothing was "
             "changed since this key signed it, but somebody who made the whole "
             "directory anew would have signed with another key; compare it with the "
             "one that `hre-torch train` has shown, or name that with --operator",
+            title="note",
+            style="yellow",
         )
 
 
-def _key(text: str) -> bytes:
-    """Return an Ed25519 key from its hexadecimal form."""
+def operator_key(text: str) -> bytes:
+    """Return an Ed25519 key from its hexadecimal form.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
     try:
-        key = bytes.fromhex(text.strip())
+        key = bytes.fromhex(text)
     except ValueError:
         key = b""
     if len(key) != _KEY_OCTETS:
-        raise RunDirectoryError(
-            f"--operator takes the {2 * _KEY_OCTETS} hexadecimal digits of a key, as "
-            f"`hre-torch train` shows them at its end, not {text!r}"
+        raise ConfigurationError(
+            f"--operator takes the {2 * _KEY_OCTETS} hexadecimal digits of a signing "
+            f"key, as `hre-torch train` shows them at its end and `keygen operator` "
+            f"when it makes them, not {text!r}"
         )
     return key
-
-
-def _tell(word: str, style: str, text: str) -> None:
-    """Print a line of the result; what foreign files say can hold no commands."""
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    results.print(Text.assemble((word, style), "  ", shown), soft_wrap=True)

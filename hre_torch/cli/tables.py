@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from hre_torch.cli.screen import printable
 from hre_torch.report.phases import phase_title, phases_of
 from hre_torch.report.read import Run
 from hre_torch.report.tables import identical_weights
@@ -25,7 +26,7 @@ def runs_table(runs: Sequence[Run]) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     table.add_column("")
     for run in runs:
-        table.add_column(escape(run.label), justify="right", overflow="fold")
+        table.add_column(escape(printable(run.label)), justify="right", overflow="fold")
     if len(runs) == 2:
         table.add_column("ratio", justify="right")
     for title, key, text in (
@@ -89,7 +90,7 @@ def _add(
     if len(values) == 2:
         known = ratio and None not in values and values[1] > 0
         cells.append(f"{values[0] / values[1]:.1f}" if known else "")
-    table.add_row(title, *cells)
+    table.add_row(*(escape(printable(cell)) for cell in (title, *cells)))
 
 
 def _verdict(runs: Sequence[Run]) -> Text:

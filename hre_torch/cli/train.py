@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from hre_torch.cli.screen import messages, results, say
+from hre_torch.cli.screen import messages, results, say, tell
 from hre_torch.errors import RecipeError, UnprotectedWarning
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def train(
         finished.append(_watched(watched[1], tensorboard))
     results.print(runs_table(read_runs(finished)))
     shown = " ".join(shlex.quote(str(path)) for path in finished)
-    results.print(f"Written to {shown}", soft_wrap=True, highlight=False, markup=False)
+    tell(f"Written to {shown}")
     say(f"hre-torch report {shown}", title="figures", style="dim")
     for run in watched:
         key = run.runner.federation.task.roster.operator.hex()
@@ -114,7 +114,7 @@ def report(
 
     files = write_report(run_dirs, out or run_dirs[0] / "report")
     for path in (files.page, *files.figures):
-        results.print(str(path), soft_wrap=True, highlight=False, markup=False)
+        tell(str(path))
 
 
 def _opened(

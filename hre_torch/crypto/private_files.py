@@ -76,13 +76,17 @@ def read_private(path: Path, most_bytes: int) -> bytes:
 
 
 def read_passphrase(path: Path) -> bytes:
-    """Return the first line of a file that somebody wrote a passphrase into.
+    """Return the first line of a file that its owner wrote a passphrase into.
+
+    A pipe will do, such as one from a password manager.
 
     Raises:
-        KeyFileError: it cannot be read, or is empty.
+        KeyFileError: it cannot be read, is empty, or others can read it.
     """
     try:
-        return path.read_bytes().splitlines()[0]
+        with path.open("rb") as file:
+            _check_owner(os.fstat(file.fileno()), path, "passphrase file")
+            return file.read().splitlines()[0]
     except (OSError, IndexError) as error:
         raise KeyFileError(
             f"cannot read a passphrase from {path}; write it into the first line"
@@ -92,16 +96,20 @@ def read_passphrase(path: Path) -> bytes:
 def _check_private(status: os.stat_result, path: Path) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise KeyFileError(f"{path} is no ordinary file; name the key file itself")
+    _check_owner(status, path, "key file")
+
+
+def _check_owner(status: os.stat_result, path: Path, what: str) -> None:
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
         raise KeyFileError(
-            f"others than its owner can use the key file {path} (mode {mode:04o}, "
+            f"others than its owner can use the {what} {path} (mode {mode:04o}, "
             f"expected 0600): run `chmod 600 {path}`, and make a new key if a stranger "
             "may have read it"
         )
     if status.st_uid not in (0, os.geteuid()):
         raise KeyFileError(
-            f"the key file {path} belongs to user {status.st_uid}, who can read it, "
+            f"the {what} {path} belongs to user {status.st_uid}, who can read it, "
             f"but this process runs as user {os.geteuid()}: change its owner with "
             "`chown`, or run as that user"
         )

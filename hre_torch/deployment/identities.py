@@ -11,7 +11,14 @@ from hre_torch.crypto.keyfiles import read_key_file, write_key_file
 from hre_torch.crypto.modulus import Parameters, load_profile
 from hre_torch.crypto.signatures import SigningKey
 from hre_torch.errors import KeyFileError, TaskError, UnsupportedError
-from hre_torch.protocol.roster import DATA_SERVICE, KEY_TRANSFORM, KeyCard, Role, Secret
+from hre_torch.protocol.roster import (
+    DATA_SERVICE,
+    KEY_TRANSFORM,
+    KeyCard,
+    Role,
+    Secret,
+    require_name,
+)
 from hre_torch.protocol.suites import SUITES
 
 __all__ = [
@@ -82,10 +89,11 @@ def make_role(
         passphrase: what opens the key file again.
 
     Raises:
-        TaskError: the name is that of a server.
+        TaskError: the name is that of a server, or cannot be one.
         UnsupportedError: the suite has one key for all participants.
         KeyFileError: a file exists or cannot be written.
     """
+    require_name(name)
     if (role == "participant") is (name in (DATA_SERVICE, KEY_TRANSFORM)):
         raise TaskError(
             f"a {role} cannot be called {name!r}: {DATA_SERVICE!r} and "

@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 DIGEST_BYTES: Final = 32
-MAX_NAME: Final = 128
+MAX_NAME: Final = 64
 _MOST_COMPLAINT: Final = 2000
 MAX_PARTS: Final = 8
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from typing import Final, Literal
 
@@ -20,11 +21,29 @@ __all__ = [
     "Role",
     "Roster",
     "Secret",
+    "require_name",
 ]
 
 Role = Literal["dsp", "kts", "participant"]
+_NAME: Final = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{MAX_NAME - 1}}}")
+
 DATA_SERVICE: Final = "dsp"
 KEY_TRANSFORM: Final = "kts"
+
+
+def require_name(name: str) -> None:
+    """Raise unless an identity has a name that is safe in files, logs and terminals.
+
+    Raises:
+        TaskError: it has other characters, or too many.
+    """
+    if _NAME.fullmatch(name) is None:
+        shown = name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..."
+        raise TaskError(
+            f"{shown!r} cannot be a name: a name has 1 to {MAX_NAME} characters, only "
+            "a-z, 0-9, '.', '_' and '-', and begins with a letter or a digit; choose "
+            "another one, such as 'clinic-7'"
+        )
 
 
 class Secret:
@@ -65,6 +84,9 @@ class KeyCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         signing_key: Ed25519 public key, 32 octets.
         public: the suite's public keys, one encoded group element per lane.
         proof: proof of knowledge of the exponents, where the suite asks for one.
+
+    Raises:
+        TaskError: the name breaks the rule of `require_name`.
     """
 
     role: Role
@@ -73,6 +95,9 @@ class KeyCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signing_key: bytes
     public: tuple[bytes, ...] = ()
     proof: bytes = b""
+
+    def __post_init__(self) -> None:
+        require_name(self.name)
 
 
 class Roster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -111,11 +136,6 @@ class Roster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 "`hre-torch keygen`, and start a new roster"
             )
         names = Counter(card.name for card in self.cards())
-        if not all(1 <= len(name) <= MAX_NAME for name in names):
-            raise TaskError(
-                f"names in a roster have 1 to {MAX_NAME} characters; choose another "
-                "one for whoever has none, or a longer one"
-            )
         doubles = sorted(name for name, count in names.items() if count > 1)
         if doubles:
             raise TaskError(

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from hre_torch.encoding.fixed_point import Rounding, make_rounding
-from hre_torch.errors import TaskError
+from hre_torch.errors import RecipeError, TaskError
 from hre_torch.optim.staleness import Constant, Hinge, Polynomial, StalenessWeight
 from hre_torch.protocol.task_options import Combine, TaskOptions
 
@@ -70,7 +70,7 @@ class DataSection(_Section, frozen=True):
         "iid", description="iid, or {dirichlet: alpha}"
     )
     sizes: list[Positive] | None = Field(
-        None, description="relative sizes of the shares, repeated in turn; equal"
+        None, description="relative sizes of the shares, one each; equal by default"
     )
     augment: bool = Field(False, description="random shifts and flips while training")
     train_size: Count | None = Field(
@@ -119,7 +119,7 @@ class TrainSection(_Section, frozen=True):
         "constant", description="weight of late updates (Xie, Koyejo, Gupta 2019)"
     )
     speeds: list[Positive] | None = Field(
-        None, description="relative speeds, repeated in turn; equal by default"
+        None, description="relative speeds, one each; equal by default"
     )
     dropouts: list[Dropout] = Field(
         default_factory=list,
@@ -238,17 +238,34 @@ class Recipe(_Section, TaskOptions, frozen=True):
 
     @property
     def sizes(self) -> list[float] | None:
-        """Relative size of every participant's share; None where they are equal."""
+        """Relative size of every participant's share; None where they are equal.
+
+        Raises:
+            RecipeError: see `speeds`.
+        """
         given = self.data.sizes
-        if not given:
-            return None
-        return [given[i % len(given)] for i in range(self.participants)]
+        return self._one_each("data.sizes", given) if given else None
 
     @property
     def speeds(self) -> list[float]:
-        """Relative speed of every participant; a short list is repeated in turn."""
-        given = self.train.speeds or [1.0]
-        return [given[i % len(given)] for i in range(self.participants)]
+        """Relative speed of every participant.
+
+        Asked for where a whole run is simulated: who takes part on its own machine has
+        the speed of that machine, however many others there are.
+
+        Raises:
+            RecipeError: there is neither one for everybody nor one for each.
+        """
+        return self._one_each("train.speeds", self.train.speeds or [1.0])
+
+    def _one_each(self, key: str, given: list[float]) -> list[float]:
+        if len(given) not in (1, self.participants):
+            raise RecipeError(
+                f"{key} has {len(given)} entries, {given}, but there are "
+                f"{self.participants} participants; give one for each, or one for all, "
+                f"such as `-o {key}=[1.0]`"
+            )
+        return given if len(given) == self.participants else given * self.participants
 
     @property
     def combination(self) -> Combine:

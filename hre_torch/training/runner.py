@@ -71,6 +71,7 @@ class Runner:
         self.listeners: list[Listener] = []
         self.book = PhaseBook(state.phases if state else None)
         self._test = data.test
+        speeds = recipe.speeds
         batches = make_batches(recipe, data)
         self._steps_per_epoch = sum(len(share) for share in batches)
         self.federation = make_federation(
@@ -89,7 +90,7 @@ class Runner:
             if learner.steps == least
         ]
         self._schedule = Schedule(
-            recipe.speeds,
+            speeds,
             taken,
             jitter=_JITTER,
             seed=recipe.train.seed,

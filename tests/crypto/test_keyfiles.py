@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import traceback
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from hre_torch.crypto import keyfiles, private_files
 from hre_torch.crypto.entropy import Entropy
 from hre_torch.crypto.keyfiles import MAX_SECRET_BYTES, read_key_file, write_key_file
+from hre_torch.crypto.private_files import read_passphrase
 from hre_torch.errors import KeyFileError
 
 SECRET = bytes(range(64, 128))
@@ -300,3 +302,29 @@ def test_what_cannot_be_a_key_is_refused_before_anything_is_written(tmp_path, ch
     with pytest.raises(KeyFileError):
         write(tmp_path / "key", **changes)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o620])
+def test_a_passphrase_that_others_can_use_is_refused_with_what_to_do(tmp_path, mode):
+    path = tmp_path / "passphrase"
+    path.write_text("secret\n")
+    path.chmod(mode)
+    with pytest.raises(KeyFileError, match=rf"passphrase file .*chmod 600 {path}"):
+        read_passphrase(path)
+
+
+def test_the_first_line_of_an_owners_file_is_the_passphrase(tmp_path):
+    path = tmp_path / "passphrase"
+    path.touch(mode=0o600)
+    path.write_text("secret\nmore\n")
+    assert read_passphrase(path) == b"secret"
+
+
+def test_a_pipe_may_bring_the_passphrase():
+    reading, writing = os.pipe()
+    os.write(writing, b"secret\n")
+    os.close(writing)
+    try:
+        assert read_passphrase(Path(f"/dev/fd/{reading}")) == b"secret"
+    finally:
+        os.close(reading)

@@ -41,9 +41,7 @@ def test_what_a_nodes_settings_lack_is_named():
 
 @pytest.fixture(scope="module")
 def furnished(tmp_path_factory):
-    site = furnish(tmp_path_factory.mktemp("site"), "plain", ["v0", "v1", "v2"])
-    (site.folder / "passphrase").write_text("secret\n")
-    return site
+    return furnish(tmp_path_factory.mktemp("site"), "plain", ["v0", "v1", "v2"])
 
 
 def simulated(site, number):

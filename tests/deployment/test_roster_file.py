@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from hre_torch.crypto import keyfiles
 from hre_torch.crypto.modulus import load_profile
@@ -34,6 +37,7 @@ from hre_torch.errors import (
     TaskError,
     UnsupportedError,
 )
+from hre_torch.federation import Federation
 from hre_torch.protocol.task import TaskConfig
 from tests.sites import furnish
 from tests.tasks import config_for
@@ -259,3 +263,42 @@ def test_a_new_roster_is_another_task_with_the_same_people_left(tmp_path):
     parameters = profile_of(new, tmp_path)
     assert task_of(new, parameters).cfg != task_of(old, parameters).cfg
     assert task_of(new, parameters).roster.names == ("a", "b", "c")
+
+
+BAD_NAMES = [
+    "",
+    "Alice",
+    "a b",
+    "-a",
+    ".hidden",
+    "a/../b",
+    "cl\N{LATIN SMALL LETTER I WITH DIAERESIS}nic",
+    "a\n",
+    "a\nverified",
+    "a\x1b[2J",
+    "a" * 65,
+]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES, ids=range(len(BAD_NAMES)))
+def test_a_name_is_safe_in_files_logs_and_terminals(make, tmp_path, name):
+    with pytest.raises(TaskError, match=r"cannot be a name.*choose another") as caught:
+        make("participant", name)
+    assert str(caught.value).isprintable()
+    assert not list(tmp_path.glob("**/*.key"))
+    with pytest.raises(TaskError, match="cannot be a name"):
+        Federation.local(torch.nn.Linear(2, 2), participants=["a", "b", name])
+
+
+@pytest.mark.parametrize("name", BAD_NAMES, ids=range(len(BAD_NAMES)))
+def test_a_card_with_a_bad_name_is_not_read(make, tmp_path, name):
+    make("participant", "good")
+    path = tmp_path / "good.card"
+    path.write_text(path.read_text().replace('"good"', json.dumps(name)))
+    with pytest.raises(TaskError, match=r"cannot be a name.*- at `\$.card`"):
+        read_card(path)
+
+
+@pytest.mark.parametrize("name", ["a", "7", "clinic-7.example_org", "a" * 64])
+def test_names_may_be_those_of_machines(make, name):
+    assert make("participant", name).card.name == name

@@ -76,14 +76,11 @@ def test_a_participant_does_not_connect_with_keys_of_another_suite(site):
 
 
 def test_a_launched_participant_does_not_start_with_keys_of_another_suite(site):
-    passphrase = site.folder / "passphrase"
-    passphrase.touch(mode=0o600)
-    passphrase.write_text("secret\n")
     files = NodeFiles(
         dsp="http://127.0.0.1:9",
         key=site.folder / "a.key",
         roster=site.folder / "roster.json",
-        passphrase=passphrase,
+        passphrase=site.folder / "passphrase",
         recipe=site.folder / "recipe.yaml",
     )
     with (

@@ -41,7 +41,9 @@ def test_the_newest_values_are_downloaded_first():
 
 
 def test_one_participant_that_shares_everything_trains_plain_sgd(toy_recipe, digits):
-    recipe = load_recipe(toy_recipe("participants=1", "train.lr=0.1"))
+    recipe = load_recipe(
+        toy_recipe("participants=1", "train.lr=0.1", "train.speeds=null")
+    )
     run = SelectiveRun(recipe, digits, upload=1.0)
     run.train()
     (batches,) = make_batches(recipe, digits)
