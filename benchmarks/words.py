@@ -18,7 +18,7 @@ from benchmarks.system import System, SystemFactory
 from benchmarks.workload import Workload
 from hre_torch.crypto.ring_expansion import PublicExpansion
 from hre_torch.crypto.ring_lwe import accumulate, mask, unmask
-from hre_torch.crypto.ring_parameters import choose_ring_parameters
+from hre_torch.crypto.ring_parameters import RingParameters
 from hre_torch.errors import EncodingError
 from hre_torch.protocol.suites.hybrid import SUITE
 
@@ -37,10 +37,8 @@ class HybridWords(System):
     def __init__(self, workload: Workload) -> None:
         super().__init__("hybrid-words", workload, modulus_bits=None, lanes=None)
         self._fixed_point = workload.fixed_point
-        self._parameters = choose_ring_parameters(
-            workload.values,
-            value_bits=workload.value_bits,
-            max_additions=SUITE.default_max_additions,
+        self._parameters = RingParameters(
+            workload.value_bits, SUITE.default_max_additions
         )
         self._expansion = PublicExpansion(b"benchmark")
 

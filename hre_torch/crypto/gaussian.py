@@ -1,24 +1,24 @@
 """Discrete Gaussian numbers, exact to 2^-128 and with constant work.
 
-The distribution on the integers is `P(x) ~ exp(-x^2 / (2 eta^2))`, eta = 4.6, cut off
-beyond +-63, where 2^-138 of it lies.
+The distribution on the integers is `P(x) ~ exp(-x^2 / (2 eta^2))`, eta = 6, cut off
+beyond +-84, 14 deviations, where 2^-147 of it lies.
 
 Marsaglia's composition. A sign and a magnitude `m` are drawn separately, with
 P(m = 0) = P(0) and P(m) = 2 P(m) else. Of the 2^15 possible words of 15 bits,
 `floor(2^15 P(m))` in a row stand for the magnitude m; the few words that are left over
-(about one in 3000) mean: draw again, from the *remainders* `2^15 P(m) mod 1`, this
+(about one in 2200) mean: draw again, from the *remainders* `2^15 P(m) mod 1`, this
 time with 128 fresh bits against a cumulative table. No approximation enters before
 those 128 bits.
 
 Constant work. A word is turned into a magnitude by comparing it with *every* boundary
-between magnitudes (there are 20) and counting how many it reaches: no branch, no
+between magnitudes (there are 25) and counting how many it reaches: no branch, no
 search, no table is addressed by a secret. Processors compare many words of 16 bits at
 once, so this is also faster than a table. What varies in time is only how many words
 are left over. Python and numpy promise nothing about time, so this is an effort, not a
 guarantee.
 
-Statistical distance from the untruncated distribution, per number: 2^-138 beyond the
-cut, and below 2^-11 * 64 * 2^-128 from rounding the second table, together less than
+Statistical distance from the untruncated distribution, per number: 2^-147 beyond the
+cut, and below 2^-11 * 85 * 2^-128 from rounding the second table, together less than
 2^-132; of an upload of 10^8 numbers less than 2^-105.
 
 References:
@@ -43,11 +43,11 @@ from hre_torch.crypto.keystream import Keystream
 
 __all__ = ["ETA", "TAIL_BOUND", "probabilities", "sample_gaussian"]
 
-ETA: Final = 4.6
-"""eta: standard deviation of secrets and errors."""
+ETA: Final = 6.0
+"""eta: standard deviation of secrets and errors; why 6 says `ring_parameters`."""
 
-TAIL_BOUND: Final = 63
-"""Largest magnitude; it fills seven bits with sign."""
+TAIL_BOUND: Final = 84
+"""Largest magnitude, 14 eta; eight bits with sign hold it."""
 
 _WORD_BITS: Final = 15
 _SIGN: Final = np.uint16(1 << _WORD_BITS)
@@ -58,7 +58,7 @@ _PIECE: Final = 1 << 16
 
 
 def probabilities(fraction_bits: int) -> list[mpz]:
-    """Return `floor(2^fraction_bits P(m))` for the magnitudes 0 <= m <= 63.
+    """Return `floor(2^fraction_bits P(m))` for the magnitudes 0 <= m <= 84.
 
     P(0) = 1 / W and P(m) = 2 exp(-m^2 / (2 eta^2)) / W, where W makes the sum 1.
 
@@ -83,7 +83,7 @@ class _Tables:
         boundaries: word m is the first that does not stand for a magnitude <= m; the
             last is the first word that is left over.
         high, low: the cumulative table of the remainders, at 2^128: number m is the
-            first that does not stand for a magnitude <= m. Shape (63,) each.
+            first that does not stand for a magnitude <= m. Shape (84,) each.
     """
 
     boundaries: list[np.uint16]
@@ -119,7 +119,7 @@ def sample_gaussian(stream: Keystream, count: int) -> NDArray[np.int8]:
         count: How many, at least 0.
 
     Returns:
-        Shape (count,), int8, -63 <= x <= 63.
+        Shape (count,), int8, -84 <= x <= 84.
     """
     numbers = np.empty(count, dtype=np.int8)
     for start in range(0, count, _PIECE):

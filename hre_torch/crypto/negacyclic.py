@@ -25,7 +25,7 @@ w^-k, than his, and therefore
 
 in Euclidean norms. The uniform factor, centred, has |a| <= 2^31 sqrt(N) = 2^36.5,
 whatever it is. So the error stays below 1/2, and the rounded product is the true one,
-as long as |s| <= 330. A Gaussian secret of width 4.6 has |s| = 208 +- 3. Sums of
+as long as |s| <= 330. A Gaussian secret of width 6 has |s| = 272 +- 4. Sums of
 secrets are longer: a factor that is too long is split into limbs of three bits,
 `s = s_0 + 8 s_1 + 64 s_2 ...` with digits between -4 and 3, and the exact products of
 the limbs are added up. Two limbs carry every sum of honest secrets that a task may

@@ -49,7 +49,7 @@ class Masked:
 
     Args:
         words: `c`, shape (words,), uint32: what is sent.
-        secret: `s`, shape (N,), int8, |s| <= 63: what goes through the key layer.
+        secret: `s`, shape (N,), int8, |s| <= 84: what goes through the key layer.
     """
 
     __slots__ = ("secret", "words")
@@ -189,7 +189,7 @@ def _check_secret(
     """Refuse a sum of secrets that is longer than `count` honest ones add up to."""
     # An honest sum of secrets is as narrow as the noise; a multiple of Delta added to
     # it would change values without adding any noise.
-    limit = min(count * parameters.secret_limit, parameters.residual_limit(count))
+    limit = parameters.residual_limit(count)
     mean_square = np.square(secret_sum, dtype=np.float64).mean()
     if np.abs(secret_sum).max() > limit or mean_square > parameters.mean_square_limit(
         count

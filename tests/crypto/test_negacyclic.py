@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hre_torch.crypto import negacyclic
+from hre_torch.crypto.gaussian import ETA
 from hre_torch.crypto.negacyclic import (
     LARGEST_NORM,
     RING_DIMENSION,
@@ -85,7 +86,7 @@ def test_the_product_is_exact_at_the_extremes(a, s):
     assert np.array_equal(multiply(a, s), schoolbook(a, s).astype(np.uint32))
 
 
-@pytest.mark.parametrize("width", [4.6, 4.6 * 2, 4.6 * 8, 4.6 * 128**0.5])
+@pytest.mark.parametrize("width", [ETA, ETA * 2, ETA * 8])
 def test_the_product_of_uniform_and_gaussian_is_exact(width):
     for seed in range(3):
         a, s = uniform(seed), gaussian(seed, width)
@@ -94,7 +95,7 @@ def test_the_product_of_uniform_and_gaussian_is_exact(width):
 
 @pytest.mark.parametrize("a", EXTREME_UNIFORM.values(), ids=EXTREME_UNIFORM)
 def test_the_error_before_rounding_stays_far_below_its_bound(a):
-    for s in (EXTREME_SMALL["longest single limb"], gaussian(3, 4.6)):
+    for s in (EXTREME_SMALL["longest single limb"], gaussian(3, ETA)):
         points = transform(a[None]) * transform(s.astype(np.int32)[None])
         points = np.fft.ifft(points, axis=1) * np.conjugate(negacyclic._weights())
         # The true product has more than 32 but fewer than 53 bits: doubles hold it.
@@ -110,8 +111,8 @@ def test_the_stated_bound_guarantees_correct_rounding():
 
 
 def test_an_honest_secret_takes_one_limb_and_an_honest_sum_two():
-    assert len(SmallElement(gaussian(1, 4.6))._limbs) == 1
-    assert len(SmallElement(gaussian(1, 4.6 * 139**0.5))._limbs) == 2
+    assert len(SmallElement(gaussian(1, ETA))._limbs) == 1
+    assert len(SmallElement(gaussian(1, ETA * 8))._limbs) == 2
 
 
 def test_every_limb_is_short_enough():

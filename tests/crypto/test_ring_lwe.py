@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from hre_torch.crypto import ring_lwe
 from hre_torch.crypto.entropy import Entropy
+from hre_torch.crypto.gaussian import ETA, TAIL_BOUND
 from hre_torch.crypto.negacyclic import SmallElement, transform
 from hre_torch.crypto.ring_expansion import PublicExpansion
 from hre_torch.crypto.ring_lwe import accumulate, mask, unmask
@@ -88,7 +89,7 @@ def test_the_sum_of_masks_opens_to_the_sum_of_values(updates):
     assert opened.tolist() == np.sum(updates, axis=0).tolist()
 
 
-@pytest.mark.parametrize(("b", "K"), [(16, 64), (15, 128), (20, 4), (12, 139)])
+@pytest.mark.parametrize(("b", "K"), [(16, 64), (20, 4), (12, 64)])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_largest_sums_open_exactly(b, K, sign):
     parameters = RingParameters(b, K)
@@ -129,15 +130,15 @@ def test_words_follow_the_equation():
     SmallElement(masked.secret).multiply(transform(EXPANSION.elements(0, 1)), product)
     noisy = (masked.words - product[0]).view(np.int32)[3:]
     errors = noisy - DELTA * values
-    assert np.abs(errors).max() <= 63
-    assert abs(errors.std() - 4.6) < 0.5
+    assert np.abs(errors).max() <= TAIL_BOUND
+    assert abs(errors.std() - ETA) < 0.5
 
 
 def test_secrets_are_small_and_of_the_right_width():
     secret = mask(random_values(1, 5), PARAMETERS, EXPANSION).secret
     assert secret.shape == (2048,)
-    assert np.abs(secret).max() <= PARAMETERS.secret_limit
-    assert abs(secret.std() - 4.6) < 0.5
+    assert np.abs(secret).max() <= TAIL_BOUND
+    assert abs(secret.std() - ETA) < 0.5
 
 
 def test_two_masks_of_the_same_values_share_nothing():
@@ -202,23 +203,29 @@ def test_a_shifted_secret_sum_does_not_open(three, index):
 
 def test_a_secret_sum_out_of_range_does_not_open(three):
     _, total, secret_sum = three
-    secret_sum[4] = 3 * 63 + 1
+    secret_sum[4] = PARAMETERS.residual_limit(3) + 1
     with pytest.raises(DecryptionError):
         open_sum(total, secret_sum, 3, 3000)
 
 
-@pytest.mark.parametrize("K", [124, 139])
 @pytest.mark.parametrize("n_values", [1, 24, 3000])
-def test_a_shifted_secret_does_not_open_where_no_single_word_can_tell(K, n_values):
-    parameters = RingParameters(12, K)
-    updates = [random_values(seed, n_values, parameters) for seed in range(K)]
-    total, secret_sum = add_up(updates, parameters)
-    opened = open_sum(total, secret_sum, K, n_values, parameters)
+def test_a_shifted_secret_does_not_open_in_the_largest_sum(n_values):
+    updates = [random_values(seed, n_values) for seed in range(64)]
+    total, secret_sum = add_up(updates)
+    opened = open_sum(total, secret_sum, 64, n_values)
     assert np.array_equal(opened, sum(updates))
-    assert parameters.residual_limit(K) >= DELTA // 2
     secret_sum[7] -= 1
     with pytest.raises(DecryptionError):
-        open_sum(total, secret_sum, K, n_values, parameters)
+        open_sum(total, secret_sum, 64, n_values)
+
+
+def test_noise_that_no_single_word_gives_away_does_not_open(three):
+    _, total, secret_sum = three
+    # Every word of the first block moves by less than ten deviations.
+    total[:2048] += np.uint32(40)
+    assert PARAMETERS.residual_limit(3) > 100
+    with pytest.raises(DecryptionError):
+        open_sum(total, secret_sum, 3, 3000)
 
 
 def test_a_secret_sum_longer_than_honest_ones_add_up_to_does_not_open(three):

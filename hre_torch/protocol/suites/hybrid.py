@@ -22,7 +22,7 @@ from hre_torch.crypto.negacyclic import RING_DIMENSION
 from hre_torch.crypto.proofs import proof_bytes
 from hre_torch.crypto.ring_expansion import shared_expansion
 from hre_torch.crypto.ring_lwe import accumulate, mask, unmask
-from hre_torch.crypto.ring_parameters import RingParameters, choose_ring_parameters
+from hre_torch.crypto.ring_parameters import MOST_ADDITIONS, RingParameters
 from hre_torch.errors import ChecksumError, DecryptionError, MessageError
 from hre_torch.protocol.ciphers import (
     Body,
@@ -57,8 +57,8 @@ __all__ = [
     "key_layer",
 ]
 
-_SECRET_BITS: Final = 7
-"""A secret is a sum of Gaussian numbers |s| <= 63: seven bits with sign."""
+_SECRET_BITS: Final = 8
+"""A secret holds Gaussian numbers |s| <= 84: eight bits with sign."""
 _KEY_PARTS: Final = 2
 
 Words = npt.NDArray[np.uint32]
@@ -205,7 +205,7 @@ class HybridSuite(GatedSuite):
     """The fast one: heavy cryptography no longer depends on the model's size."""
 
     name = "hybrid"
-    default_max_additions: ClassVar[int] = 64
+    default_max_additions: ClassVar[int] = MOST_ADDITIONS
 
     def plan(self, parameters: Parameters, workload: Workload) -> Plan:
         """Predict cost: that of `gated` for one secret, and four bytes per word."""
@@ -233,11 +233,7 @@ class HybridSuite(GatedSuite):
             TaskError: one of them is wrong; says which b and K would fit.
         """
         super().check(task)
-        choose_ring_parameters(
-            task.config.n_sealed,
-            value_bits=task.config.value_bits,
-            max_additions=task.config.max_additions,
-        )
+        _ring(task)
 
     def check_forwarded(self, task: Task, body: Body) -> None:
         """Verify the proof of an upload for the heads of its key layer."""
