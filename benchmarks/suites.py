@@ -34,7 +34,7 @@ from hre_torch.protocol.task_options import TaskOptions
 from hre_torch.protocol.vectors import state_digest
 from hre_torch.protocol.workers import Workers
 
-__all__ = ["SuiteSystem"]
+__all__ = ["SuiteSystem", "task_config"]
 
 H = TypeVar("H", bound=Header)
 
@@ -86,7 +86,7 @@ class SuiteSystem(System):
             name: Weights(workload.values, workload.fixed_point) for name in names
         }
         self._digest = state_digest(self._weights[names[0]].released)
-        config = _config(chosen, workload, roster, self._digest)
+        config = task_config(chosen, workload, roster, self._digest)
         self._task = Task(
             config, roster, workload.parameters, sign_task(config, operator)
         )
@@ -215,9 +215,17 @@ class SuiteSystem(System):
         return decode(data, kind, cfg=self._task.cfg, max_bytes=self._most_bytes)
 
 
-def _config(
+def task_config(
     suite: Suite, workload: Workload, roster: Roster, initial: bytes
 ) -> TaskConfig:
+    """Return a task for this workload in which a release holds one upload of each.
+
+    Args:
+        suite: whose defaults it takes.
+        workload: the work.
+        roster: everybody's cards.
+        initial: digest of the initial weights.
+    """
     options = TaskOptions(
         suite=suite.name,
         profile=workload.profile,

@@ -72,6 +72,13 @@ def estimate_tables(estimate: Estimate) -> RenderableType:
     sizes.add_section()
     for role, octets in estimate.table_bytes.items():
         sizes.add_row(f"tables in memory: {role}", size(octets), "")
+    for role, seconds in estimate.table_seconds.items():
+        sizes.add_row(f"to build them: {role}", duration(seconds), "")
+    if estimate.recipient_table_bytes:
+        sizes.add_row(
+            "of them for one recipient", size(estimate.recipient_table_bytes), ""
+        )
+        sizes.add_row("to build those", duration(estimate.recipient_table_seconds), "")
     sizes.add_row(
         "vectors in memory: each participant", size(estimate.participant_bytes), ""
     )

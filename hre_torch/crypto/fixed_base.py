@@ -2,8 +2,8 @@
 
 `g` and the joint keys are raised to a fresh exponent for every block of every upload:
 `shared_table` keeps one large table per base for the whole process. A recipient's keys
-are raised whenever that recipient pulls: `recipient_table` keeps small tables for the
-recipients seen last. For a base that changes see `variable_base`.
+are raised whenever that recipient pulls: `multiply_powers` keeps small tables for the
+recipients that come again. For a base that changes see `variable_base`.
 
 Tables are read at positions that depend on the exponent, so whoever shares the
 processor's caches may learn something about it. They are meant for exponents that are
@@ -17,6 +17,8 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Final
 
 import gmpy2
@@ -27,11 +29,13 @@ from hre_torch.errors import CryptoError, InvalidElementError
 
 __all__ = [
     "JOINT_WINDOW",
+    "RECIPIENT_BYTES",
     "RECIPIENT_WINDOW",
     "SERVER_WINDOW",
     "FixedBaseTable",
-    "recipient_table",
-    "recipient_tables",
+    "limit_recipient_tables",
+    "multiply_powers",
+    "recipient_bytes",
     "shared_table",
     "table_bytes",
 ]
@@ -44,13 +48,18 @@ JOINT_WINDOW: Final = 8
 SERVER_WINDOW: Final = 7
 RECIPIENT_WINDOW: Final = 6
 
-# Bounds on the memory of all tables of a kind; the tables used last are kept.
+RECIPIENT_BYTES: Final = 1 << 30
+"""Memory that the tables of all recipients together may take, unless a server is told
+otherwise: those of about 40 recipients at 2048 or 3072 bits."""
+
 _SHARED_BYTES: Final = 1 << 30
-_RECIPIENT_BYTES: Final = 1 << 28
-_ONE_USE_WINDOW: Final = 1
-"""Filling such a table costs little more than the squarings of a power."""
+"""Memory of all other tables; those used last are kept."""
+
+_TABLES_AT_ONCE: Final = 2
+"""Tables built in one use, from a recipient's second on. A table costs what ten powers
+without it cost: none is built for who comes once, and nobody waits for all of them."""
 _LATELY: Final = 1000
-"""Requests after which a recipient that has not come again makes room for another."""
+"""Visits of others after which a recipient makes room for another."""
 
 # A table entry is two integers: an object header each (32 bytes), the allocator's
 # own (16) and a list slot (8), besides the limbs.
@@ -210,37 +219,7 @@ class _TableCache:
         self._tables: OrderedDict[tuple[mpz, mpz, int, int], FixedBaseTable] = (
             OrderedDict()
         )
-        self._requests = 0
-        self._used: dict[tuple[mpz, mpz, int, int], int] = {}
         self.renew_lock()
-
-    def tables(
-        self, bases: Sequence[mpz], params: Parameters, window: int
-    ) -> list[FixedBaseTable]:
-        """Return a table for each base, all of one window; see `recipient_tables`."""
-        keys = [(base, params.n, params.exponent_bits, window) for base in bases]
-        size = _memory_bytes(params.n, params.exponent_bits, window)
-        with self._lock:
-            self._requests += 1
-            missing = [key for key in keys if key not in self._tables]
-            if not self._make_room(len(missing) * size):
-                window = _ONE_USE_WINDOW
-                return [
-                    FixedBaseTable(base, params.n, params.exponent_bits, window)
-                    for base in bases
-                ]
-            self._used |= dict.fromkeys(keys, self._requests)
-        return [self.table(base, params, window) for base in bases]
-
-    def _make_room(self, size: int) -> bool:
-        """Drop tables that nobody has asked for of late; return whether `size` fits."""
-        while self._tables and self._bytes + size > self._most_bytes:
-            oldest = next(iter(self._tables))
-            if self._used.get(oldest, 0) + _LATELY > self._requests:
-                return False
-            self._bytes -= self._tables.pop(oldest).memory_bytes
-            self._used.pop(oldest, None)
-        return True
 
     def renew_lock(self) -> None:
         """Replace the lock: in a forked child, its holder may not exist."""
@@ -259,14 +238,110 @@ class _TableCache:
             self._tables[key] = table
             self._bytes += table.memory_bytes
             while self._bytes > self._most_bytes and len(self._tables) > 1:
-                key, oldest = self._tables.popitem(last=False)
-                self._used.pop(key, None)
+                _, oldest = self._tables.popitem(last=False)
                 self._bytes -= oldest.memory_bytes
             return table
 
 
+@dataclass(slots=True)
+class _Recipient:
+    """What is kept of a recipient, in the order in which recipients last came.
+
+    Attributes:
+        uses: how often its powers were asked for.
+        last_visit: number of its last visit among those of all recipients.
+        tables: of its first lanes; none when it has come once.
+        building: whether some thread is at them.
+    """
+
+    uses: int = 0
+    last_visit: int = 0
+    tables: tuple[FixedBaseTable, ...] = ()
+    building: bool = False
+
+
+class _RecipientTables:
+    """The tables of recipients that come again, within one budget; thread-safe.
+
+    A recipient whose tables do not fit takes nobody's place who came of late: a crowd
+    would push each other's tables out before they are used a second time.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self._visits = 0
+        self._latest: tuple[mpz, mpz, int] | None = None
+        self._known: OrderedDict[tuple[mpz, mpz, int], _Recipient] = OrderedDict()
+        self.renew_lock()
+
+    def renew_lock(self) -> None:
+        """Replace the lock: in a forked child, its holder may not exist."""
+        self._lock = threading.Lock()
+        for recipient in self._known.values():
+            recipient.building = False
+        self._bytes = sum(map(_bytes_of, self._known.values()))
+
+    def tables(
+        self, bases: Sequence[mpz], params: Parameters
+    ) -> tuple[FixedBaseTable, ...]:
+        """Return tables of the first bases, as many as there are by now."""
+        size = _memory_bytes(params.n, params.exponent_bits, RECIPIENT_WINDOW)
+        with self._lock:
+            recipient = self._visited((bases[0], params.n, params.exponent_bits))
+            kept = recipient.tables[: len(bases)]
+            if [table.base for table in kept] != list(bases[: len(kept)]):
+                # Somebody else's first key: the tables stay with who came first.
+                return ()
+            missing = bases[len(kept) :][:_TABLES_AT_ONCE]
+            if not missing or recipient.building or recipient.uses == 1:
+                return kept
+            if not self._make_room(len(missing) * size, recipient):
+                return kept
+            recipient.building = True
+            self._bytes += len(missing) * size
+        tables = kept
+        try:
+            # Without the lock: other recipients need not wait for this.
+            for base in missing:
+                table = FixedBaseTable(
+                    base, params.n, params.exponent_bits, RECIPIENT_WINDOW
+                )
+                tables = (*tables, table)
+        finally:
+            with self._lock:
+                recipient.tables, recipient.building = tables, False
+                self._bytes -= (len(kept) + len(missing) - len(tables)) * size
+        return tables
+
+    def _visited(self, key: tuple[mpz, mpz, int]) -> _Recipient:
+        """Note that a recipient came; blocks in a row are one visit."""
+        recipient = self._known.setdefault(key, _Recipient())
+        self._known.move_to_end(key)
+        self._visits += key != self._latest
+        self._latest = key
+        recipient.uses += 1
+        recipient.last_visit = self._visits
+        return recipient
+
+    def _make_room(self, size: int, keep: _Recipient) -> bool:
+        """Drop tables that nobody has asked for of late; return whether `size` fits."""
+        for recipient in self._known.values():
+            if self._bytes + size <= self.most_bytes:
+                break
+            if recipient.last_visit + _LATELY > self._visits:
+                break
+            if recipient is not keep and not recipient.building:
+                self._bytes -= _bytes_of(recipient)
+                recipient.tables, recipient.uses = (), 0
+        return self._bytes + size <= self.most_bytes
+
+
+def _bytes_of(recipient: _Recipient) -> int:
+    return sum(table.memory_bytes for table in recipient.tables)
+
+
 _shared: Final = _TableCache(_SHARED_BYTES)
-_recipients: Final = _TableCache(_RECIPIENT_BYTES)
+_recipients: Final = _RecipientTables(RECIPIENT_BYTES)
 os.register_at_fork(after_in_child=_shared.renew_lock)
 os.register_at_fork(after_in_child=_recipients.renew_lock)
 
@@ -287,35 +362,58 @@ def shared_table(
     return _shared.table(base, params, window)
 
 
-def recipient_table(
-    base: mpz, params: Parameters, window: int = RECIPIENT_WINDOW
-) -> FixedBaseTable:
-    """Return the table of a recipient's public key; the ones used last are kept.
+def multiply_powers(
+    factors: Sequence[mpz], bases: Sequence[mpz], exponent: mpz, params: Parameters
+) -> tuple[mpz, ...]:
+    """Return `factor_j base_j^exponent mod n^2` for the keys of one recipient.
+
+    Tables of a recipient that comes again are built bit by bit and kept, as long as
+    they fit in the memory for them; see `limit_recipient_tables`.
 
     Args:
-        base: Checked group element.
+        factors: Integers, shape (l,).
+        bases: The recipient's keys, checked group elements, shape (l,).
+        exponent: `0 <= e < 2^exponent_bits`, used once.
         params: Fixes the group and the exponents' width.
-        window: Digit width in bits.
+
+    Raises:
+        CryptoError: The exponent is out of range.
     """
-    return _recipients.table(base, params, window)
+    if not 0 <= exponent < 1 << params.exponent_bits:
+        raise CryptoError(
+            f"an exponent lies outside 0 <= e < 2^{params.exponent_bits}; draw it for "
+            "these parameters"
+        )
+    n_squared = params.n_squared
+    tables = _recipients.tables(bases, params)
+    positions = tables[0].positions(exponent) if tables else []
+    powers = []
+    for factor, base, table in zip_longest(factors, bases, tables):
+        if table is None:
+            power = gmpy2.powmod(base, exponent, n_squared)
+            powers.append(factor * power % n_squared)
+        else:
+            powers.append(table.multiply(factor, positions))
+    return tuple(powers)
 
 
-def recipient_tables(
-    bases: Sequence[mpz], params: Parameters, window: int = RECIPIENT_WINDOW
-) -> list[FixedBaseTable]:
-    """Return tables of one recipient's public keys, all of one window.
+def limit_recipient_tables(most_bytes: int) -> None:
+    """Set how much memory the tables of all recipients may take in this process.
 
-    A crowd whose tables do not fit would push each other's out before they are used a
-    second time, and filling a wide table costs ten times what it saves once. So who
-    comes when there is no room gets narrow tables, for this one use; room is made by
-    those that have not come for long.
+    Worker processes take over the number, each for tables of its own. Tables that are
+    there already stay until others need their room.
 
     Args:
-        bases: Checked group elements.
-        params: Fixes the group and the exponents' width.
-        window: Digit width in bits of tables that are kept.
+        most_bytes: At least 0; with 0 no tables are built.
+
+    Raises:
+        CryptoError: The number is below 0.
     """
-    return _recipients.tables(bases, params, window)
+    if most_bytes < 0:
+        raise CryptoError(
+            f"{most_bytes} bytes for the tables of recipients; use 0 or more"
+        )
+    _recipients.most_bytes = most_bytes
 
 
 def table_bytes(params: Parameters, window: int) -> int:
@@ -326,6 +424,20 @@ def table_bytes(params: Parameters, window: int) -> int:
         window: Digit width in bits.
     """
     return _memory_bytes(params.n, params.exponent_bits, window)
+
+
+def recipient_bytes(params: Parameters, lanes: int, recipients: int) -> int:
+    """Return the estimated memory in bytes of the tables of some recipients.
+
+    Those that do not fit in `RECIPIENT_BYTES` have none.
+
+    Args:
+        params: Fixes the modulus and the exponents' width.
+        lanes: Lanes that an update uses, at least 1.
+        recipients: How many come again and again.
+    """
+    each = table_bytes(params, RECIPIENT_WINDOW) * lanes
+    return each * min(recipients, RECIPIENT_BYTES // each)
 
 
 def _memory_bytes(n: mpz, exponent_bits: int, window: int) -> int:

@@ -37,7 +37,7 @@ from gmpy2 import mpz
 
 from hre_torch.crypto.encryption import Ciphertext, add, encrypt, rerandomise, scale
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY, Entropy
-from hre_torch.crypto.fixed_base import SERVER_WINDOW, recipient_table, shared_table
+from hre_torch.crypto.fixed_base import SERVER_WINDOW, multiply_powers, shared_table
 from hre_torch.crypto.lane_keys import Exponents, joint_keys, of_lanes
 from hre_torch.crypto.modulus import Parameters
 from hre_torch.crypto.variable_base import power_modulo_square, powers_of_one_base
@@ -137,19 +137,18 @@ def first_phase(
         shared_table(x, params, SERVER_WINDOW)
         for x in of_lanes(a_public, lanes, params)
     ]
-    to_recipient = [
-        recipient_table(x, params) for x in of_lanes(recipient, lanes, params)
-    ]
+    keys = of_lanes(recipient, lanes, params)
     rho = entropy.exponent(params.exponent_bits)
     tau = entropy.exponent(params.exponent_bits)
-    rho_positions = to_recipient[0].positions(rho)
     tau_positions = to_joint[0].positions(tau)
     tau_server_positions = to_server[0].positions(tau)
     return FirstPhase(
         X=tuple(
-            masking.multiply(blinding.multiply(lane, rho_positions), tau_positions)
-            for lane, blinding, masking in zip(
-                ciphertext.lanes, to_recipient, to_joint, strict=True
+            masking.multiply(blinded, tau_positions)
+            for blinded, masking in zip(
+                multiply_powers(ciphertext.lanes, keys, rho, params),
+                to_joint,
+                strict=True,
             )
         ),
         Y=tuple(
@@ -189,20 +188,17 @@ def second_phase(
             "per lane; ask the DSP again"
         )
     shared = shared_table(params.g, params)
-    to_recipient = [
-        recipient_table(x, params) for x in of_lanes(recipient, lanes, params)
-    ]
+    keys = of_lanes(recipient, lanes, params)
     sigma = entropy.exponent(params.exponent_bits)
-    sigma_positions = to_recipient[0].positions(sigma)
-    blinded = []
-    for x, y, exponent, blinding in zip(
-        first.X, first.Y, of_lanes(b.reveal(), lanes, params), to_recipient, strict=True
+    opened = []
+    for x, y, exponent in zip(
+        first.X, first.Y, of_lanes(b.reveal(), lanes, params), strict=True
     ):
         mask = power_modulo_square(y, exponent, params.n)
-        opened = x * gmpy2.invert(mask, params.n_squared)
-        blinded.append(blinding.multiply(opened, sigma_positions))
+        opened.append(x * gmpy2.invert(mask, params.n_squared) % params.n_squared)
     return SecondPhase(
-        U=tuple(blinded), V=shared.multiply(first.Z, shared.positions(sigma))
+        U=multiply_powers(opened, keys, sigma, params),
+        V=shared.multiply(first.Z, shared.positions(sigma)),
     )
 
 

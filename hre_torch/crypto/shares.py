@@ -31,7 +31,7 @@ from gmpy2 import mpz
 
 from hre_torch.crypto.encryption import Ciphertext
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY, Entropy
-from hre_torch.crypto.fixed_base import recipient_tables, shared_table
+from hre_torch.crypto.fixed_base import multiply_powers, shared_table
 from hre_torch.crypto.lane_keys import Exponents, of_lanes
 from hre_torch.crypto.modulus import Parameters
 from hre_torch.crypto.variable_base import powers_of_one_base
@@ -114,15 +114,10 @@ def share(
         CryptoError: more lanes than keys.
     """
     keys = of_lanes(recipient, len(factors), params)
-    tables = recipient_tables(keys, params)
     rho = entropy.exponent(params.exponent_bits)
-    positions = tables[0].positions(rho)
     return Share(
         head=shared_table(params.g, params).power(rho),
-        lanes=tuple(
-            table.multiply(factor, positions)
-            for factor, table in zip(factors, tables, strict=True)
-        ),
+        lanes=multiply_powers(factors, keys, rho, params),
     )
 
 

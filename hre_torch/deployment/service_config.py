@@ -18,6 +18,7 @@ from pydantic import (
 from yaml import YAMLError
 
 from hre_torch.aggregators.addresses import checked_url
+from hre_torch.crypto.fixed_base import RECIPIENT_BYTES
 from hre_torch.errors import RecipeError
 from hre_torch.registry import nearest
 
@@ -35,6 +36,8 @@ class KTSConfig(BaseModel):
         host: address to listen on.
         port: port to listen on.
         workers: processes for arithmetic; 1 uses none.
+        recipient_tables_mib: most memory for tables of recipients' keys, in each of
+            these processes; what does not fit costs time. See `crypto/README.md`.
         certificate: PEM chain for TLS; plain HTTP where None.
         private_key: PEM key of the certificate.
     """
@@ -48,6 +51,7 @@ class KTSConfig(BaseModel):
     host: str = "127.0.0.1"
     port: int = Field(8441, ge=0, le=65535)
     workers: int = Field(2, ge=1)
+    recipient_tables_mib: int = Field(RECIPIENT_BYTES >> 20, ge=0)
     certificate: Path | None = None
     private_key: Path | None = None
 

@@ -18,6 +18,7 @@ from hre_torch.aggregators.services.running import (
     check_exposure,
     serve,
 )
+from hre_torch.crypto.fixed_base import limit_recipient_tables
 from hre_torch.deployment.identities import open_role
 from hre_torch.deployment.roster_file import profile_of, read_roster, task_of
 from hre_torch.deployment.service_config import DSPConfig, KTSConfig, load_config
@@ -75,6 +76,7 @@ def _opened(config: KTSConfig, role: str, ask: AskPassphrase) -> tuple[Task, Sec
     task = task_of(file, profile_of(file, config.roster.parent))
     check_exposure(task.parameters, config.host)
     check_certificate(config.certificate, config.private_key)
+    limit_recipient_tables(config.recipient_tables_mib << 20)
     secret = open_role(
         config.key,
         ask(config.key, config.passphrase_file),

@@ -68,6 +68,7 @@ class Plan:
             workers share.
         unshared: the same for those of one process, however many workers there are.
         table_bytes: role to memory of its fixed-base tables.
+        recipient_bytes: memory of one recipient's tables at each server.
         words: Ring-LWE words per upload, in the suite that masks with them.
     """
 
@@ -78,6 +79,7 @@ class Plan:
     multiplications: Mapping[str, int] = field(default_factory=dict)
     unshared: Mapping[str, int] = field(default_factory=dict)
     table_bytes: Mapping[str, int] = field(default_factory=dict)
+    recipient_bytes: int = 0
     words: int = 0
 
 

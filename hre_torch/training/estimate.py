@@ -1,9 +1,9 @@
 """What a recipe will cost, before anything is encrypted.
 
-A suite knows how many multiplications modulo n^2 each of its phases takes, and how many
-words it masks; how long one takes is measured here, on this machine, in a few
-milliseconds. Suites without cryptography cost nothing. Training itself is not part of
-the estimate.
+A suite knows how many multiplications modulo n^2 each of its phases takes, how many
+words it masks and how large its tables are; how long one takes is measured here, on
+this machine, in a few milliseconds. Suites without cryptography cost nothing. Training
+itself is not part of the estimate.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from hre_torch.crypto.fixed_base import FixedBaseTable
 from hre_torch.crypto.modulus import Parameters, load_profile
 from hre_torch.data.images import Data
 from hre_torch.encoding.fixed_point import FixedPoint
@@ -28,11 +29,18 @@ from hre_torch.recipes import Recipe
 from hre_torch.training.assembly import make_batches, steps_of
 from hre_torch.training.word_costs import word_seconds
 
-__all__ = ["Estimate", "estimate_recipe", "multiplication_seconds"]
+__all__ = [
+    "Estimate",
+    "estimate_recipe",
+    "multiplication_seconds",
+    "table_seconds_per_byte",
+]
 
 # The fastest of several short rounds: whatever else the machine does can only slow one.
 _ROUNDS: Final = 8
 _PER_ROUND: Final = 200
+_SMALL_TABLE: Final = (16, 8)
+"""Bits of exponents and window of a table that is built to see how long it takes."""
 
 # Phases of which a download takes one call each; `add` belongs to a release, and what
 # else there is to a push.
@@ -54,6 +62,16 @@ def multiplication_seconds(parameters: Parameters) -> float:
     return best
 
 
+def table_seconds_per_byte(parameters: Parameters) -> float:
+    """Measure the building of a small fixed-base table, in seconds per byte of it."""
+    best = float("inf")
+    for _ in range(_ROUNDS):
+        started = time.perf_counter()
+        table = FixedBaseTable(parameters.g, parameters.n, *_SMALL_TABLE)
+        best = min(best, (time.perf_counter() - started) / table.memory_bytes)
+    return best
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """Predicted cost of a run; the keys are those of `summary.json` where it has them.
@@ -65,6 +83,11 @@ class Estimate:
         server_bytes: what the two servers exchange for one download.
         phases_ms: phase to milliseconds of one call.
         table_bytes: role to memory of its fixed-base tables.
+        table_seconds: role to time that building them takes, once and for all; in no
+            other number.
+        recipient_table_bytes: of `table_bytes` what each server keeps for one recipient
+            that comes again.
+        recipient_table_seconds: time that building those takes.
         participant_bytes: memory of one participant for what is as long as the model,
             besides torch: released and local weights, one pending update, an upload.
         pushes: of all participants in the whole run.
@@ -73,7 +96,7 @@ class Estimate:
         bytes_up: all pushes.
         bytes_down: all downloads; a pull is one where releases are merged, and one per
             release where not.
-        seconds: all cryptography.
+        seconds: all cryptography, besides tables.
     """
 
     parameters: int
@@ -82,6 +105,9 @@ class Estimate:
     server_bytes: int
     phases_ms: dict[str, float]
     table_bytes: dict[str, int]
+    table_seconds: dict[str, float]
+    recipient_table_bytes: int
+    recipient_table_seconds: float
     participant_bytes: int
     pushes: int
     pulls: int
@@ -129,6 +155,7 @@ def estimate_recipe(
     if suite.merges_in(recipe.combination, n_values - n_params):
         downloads = min(downloads, pulls)
     phases = _phase_seconds(plan, parameters, recipe.workers, additions=t - 1)
+    per_byte = table_seconds_per_byte(parameters) if plan.table_bytes else 0.0
     calls = {"add": releases} | dict.fromkeys(_OF_A_DOWNLOAD, downloads)
     return Estimate(
         parameters=n_params,
@@ -137,6 +164,11 @@ def estimate_recipe(
         server_bytes=plan.server_bytes,
         phases_ms={phase: 1000.0 * seconds for phase, seconds in phases.items()},
         table_bytes=dict(plan.table_bytes),
+        table_seconds={
+            role: per_byte * octets for role, octets in plan.table_bytes.items()
+        },
+        recipient_table_bytes=plan.recipient_bytes,
+        recipient_table_seconds=per_byte * plan.recipient_bytes,
         participant_bytes=_octets_per_value(recipe) * n_values + plan.upload_bytes,
         pushes=pushes,
         pulls=pulls,

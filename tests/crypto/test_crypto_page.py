@@ -9,7 +9,9 @@ import pytest
 import torch
 
 import hre_torch.crypto
+from hre_torch.crypto.fixed_base import RECIPIENT_BYTES
 from hre_torch.crypto.gaussian import ETA, TAIL_BOUND
+from hre_torch.crypto.modulus import load_profile
 from hre_torch.crypto.ring_parameters import (
     RingParameters,
     effective_width,
@@ -17,6 +19,7 @@ from hre_torch.crypto.ring_parameters import (
 )
 from hre_torch.models import build_model
 from hre_torch.optim.flatten import Layout
+from hre_torch.protocol.suite import Workload
 from hre_torch.protocol.suites import SUITES
 from hre_torch.recipes import load_recipe
 
@@ -58,6 +61,15 @@ def row(path: Path) -> str:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_page_states_width_epsilon_and_failure_of_every_recipe(path):
     assert row(path) in PAGE.splitlines()
+
+
+@pytest.mark.parametrize("profile", ["rsa2048", "demo3072"])
+def test_the_page_states_the_memory_of_a_recipients_tables(profile):
+    plan = SUITES.get("hybrid").plan(load_profile(profile), Workload(1000, 1, 16, 64))
+    each = plan.recipient_bytes
+    cells = profile, plan.plaintexts, each / 1e6, RECIPIENT_BYTES // each
+    assert "| `{}` | {} | {:.1f} MB | {} |".format(*cells) in PAGE.splitlines()
+    assert f"{RECIPIENT_BYTES >> 30} GiB per process" in PAGE
 
 
 def test_the_page_states_the_width_and_where_it_is_cut_off():

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hre_torch.crypto import fixed_base
 from hre_torch.crypto.fixed_base import (
     FixedBaseTable,
-    recipient_table,
+    limit_recipient_tables,
+    multiply_powers,
     shared_table,
     table_bytes,
 )
@@ -109,9 +110,8 @@ def test_the_memory_of_one_large_table_is_7_megabytes_at_3072_bits():
     assert 6e6 < estimate < 8e6
 
 
-def test_shared_and_recipient_tables_are_built_once():
+def test_shared_tables_are_built_once():
     assert shared_table(PARAMS.g, PARAMS) is shared_table(PARAMS.g, PARAMS)
-    assert recipient_table(mpz(4), PARAMS) is recipient_table(mpz(4), PARAMS)
     assert shared_table(PARAMS.g, PARAMS, 3) is not shared_table(PARAMS.g, PARAMS)
 
 
@@ -162,28 +162,135 @@ def test_a_child_forked_while_a_table_is_built_can_still_build_its_own():
     assert found == gmpy2.powmod(PARAMS.g, 99, PARAMS.n_squared)
 
 
-def test_a_crowd_whose_tables_do_not_fit_gets_narrow_ones_and_the_same_powers():
-    cache = fixed_base._TableCache(3 * table_bytes(PARAMS, 6))
-    bases = [gmpy2.powmod(PARAMS.g, k, PARAMS.n_squared) for k in range(2, 6)]
-    pairs = [bases[:2], bases[2:4]]
-    first, second = (cache.tables(pair, PARAMS, 6) for pair in pairs[:2])
-    assert first[0].power(5) == gmpy2.powmod(bases[0], 5, PARAMS.n_squared)
-    assert cache.tables(pairs[0], PARAMS, 6)[0] is first[0]
-    assert second[1].power(77) == gmpy2.powmod(bases[3], 77, PARAMS.n_squared)
-    # The second pair had no room, and took nobody else's.
-    assert cache.tables(pairs[1], PARAMS, 6)[0] is not second[0]
-    assert second[0].memory_bytes < first[0].memory_bytes
+ONE_TABLE = table_bytes(PARAMS, fixed_base.RECIPIENT_WINDOW)
+
+
+def keys_of(recipient, lanes=2):
+    powers = range(lanes * recipient + 2, lanes * (recipient + 1) + 2)
+    return [gmpy2.powmod(PARAMS.g, k, PARAMS.n_squared) for k in powers]
+
+
+def come(cache, recipient, times=1):
+    for _ in range(times):
+        tables = cache.tables(keys_of(recipient), PARAMS)
+    return tables
+
+
+def test_tables_are_built_two_at_a_time_when_a_recipient_comes_again_and_then_kept():
+    cache = fixed_base._RecipientTables(100 * ONE_TABLE)
+    keys = keys_of(0, lanes=5)
+    made = [cache.tables(keys, PARAMS) for _ in range(6)]
+    assert [len(tables) for tables in made] == [0, 2, 4, 5, 5, 5]
+    assert all(x is y for x, y in zip(made[3], made[5], strict=True))
+    assert all(x is y for x, y in zip(made[1], made[5], strict=False))
+
+
+def test_a_recipient_that_comes_once_leaves_no_table():
+    cache = fixed_base._RecipientTables(100 * ONE_TABLE)
+    for recipient in range(50):
+        assert come(cache, recipient) == ()
+    assert cache._bytes == 0
+
+
+def test_all_tables_of_recipients_stay_within_one_budget():
+    cache = fixed_base._RecipientTables(5 * ONE_TABLE)
+    for _ in range(10):
+        for recipient in range(20):
+            come(cache, recipient)
+    kept = sum(fixed_base._bytes_of(r) for r in cache._known.values())
+    assert kept == cache._bytes == 4 * ONE_TABLE
+
+
+def test_a_crowd_whose_tables_do_not_fit_takes_nobody_elses():
+    cache = fixed_base._RecipientTables(3 * ONE_TABLE)
+    first = come(cache, 0, times=2)
+    assert come(cache, 1, times=5) == ()
+    assert come(cache, 0) == first
 
 
 def test_who_has_not_come_for_long_makes_room(monkeypatch):
     monkeypatch.setattr(fixed_base, "_LATELY", 3)
-    cache = fixed_base._TableCache(3 * table_bytes(PARAMS, 6))
-    old, new = (
-        [gmpy2.powmod(PARAMS.g, k, PARAMS.n_squared) for k in pair]
-        for pair in ((2, 3), (4, 5))
+    cache = fixed_base._RecipientTables(3 * ONE_TABLE)
+    assert len(come(cache, 0, times=3)) == 2
+    # Several blocks in a row are one visit.
+    assert come(cache, 1, times=20) == ()
+    for _ in range(2):
+        come(cache, 2)
+        come(cache, 1)
+    assert len(come(cache, 1)) == 2
+    assert come(cache, 0) == ()
+    assert cache._bytes == 2 * ONE_TABLE
+
+
+def test_a_last_block_with_fewer_lanes_uses_the_tables_that_are_there():
+    cache = fixed_base._RecipientTables(100 * ONE_TABLE)
+    keys = keys_of(0, lanes=4)
+    assert [len(cache.tables(keys[:2], PARAMS)) for _ in range(2)] == [0, 2]
+    wide = cache.tables(keys, PARAMS)
+    assert len(wide) == 4
+    assert cache.tables(keys[:3], PARAMS) == wide[:3]
+
+
+def test_who_copies_the_first_key_of_another_gets_no_table_of_it():
+    cache = fixed_base._RecipientTables(100 * ONE_TABLE)
+    come(cache, 0, times=3)
+    copied = [keys_of(0)[0], keys_of(1)[1]]
+    assert cache.tables(copied, PARAMS) == ()
+    assert len(come(cache, 0)) == 2
+
+
+def test_a_table_that_could_not_be_made_takes_no_room():
+    cache = fixed_base._RecipientTables(100 * ONE_TABLE)
+    bad = [mpz(4), PARAMS.n]
+    cache.tables(bad, PARAMS)
+    for _ in range(2):
+        with pytest.raises(InvalidElementError):
+            cache.tables(bad, PARAMS)
+    assert cache._bytes == ONE_TABLE
+
+
+def test_others_do_not_wait_while_a_table_is_built(monkeypatch):
+    cache = fixed_base._RecipientTables(100 * ONE_TABLE)
+    come(cache, 0)
+    seen = []
+
+    class Watched(FixedBaseTable):
+        def __init__(self, *arguments):
+            seen.append((come(cache, 1 + len(seen)), come(cache, 0)))
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(fixed_base, "FixedBaseTable", Watched)
+    assert len(come(cache, 0)) == 2
+    assert seen == [((), ())] * 2
+
+
+@given(st.integers(0, 2**64 - 1), st.lists(st.integers(1, 2**200), min_size=2))
+def test_powers_are_the_same_with_tables_and_without(exponent, factors):
+    keys = keys_of(7, lanes=len(factors))
+    n_squared = PARAMS.n_squared
+    expected = tuple(
+        factor * gmpy2.powmod(key, exponent, n_squared) % n_squared
+        for factor, key in zip(factors, keys, strict=True)
     )
-    kept = cache.tables(old, PARAMS, 6)
     for _ in range(4):
-        latest = cache.tables(new, PARAMS, 6)
-    assert latest[0].memory_bytes == kept[0].memory_bytes
-    assert cache.tables(new, PARAMS, 6)[0] is latest[0]
+        assert multiply_powers(factors, keys, mpz(exponent), PARAMS) == expected
+
+
+@pytest.mark.parametrize("visits", [1, 5])
+def test_an_exponent_out_of_range_is_refused_with_tables_and_without(visits):
+    keys = keys_of(100 + visits)
+    for _ in range(visits):
+        multiply_powers([1, 1], keys, mpz(5), PARAMS)
+    with pytest.raises(CryptoError, match="0 <= e < 2\\^64"):
+        multiply_powers([1, 1], keys, mpz(2**64), PARAMS)
+
+
+def test_a_server_may_be_told_to_build_none(monkeypatch):
+    cache = fixed_base._RecipientTables(100 * ONE_TABLE)
+    monkeypatch.setattr(fixed_base, "_recipients", cache)
+    limit_recipient_tables(0)
+    for _ in range(5):
+        multiply_powers([1, 1], keys_of(0), mpz(5), PARAMS)
+    assert cache._bytes == 0
+    with pytest.raises(CryptoError, match="use 0 or more"):
+        limit_recipient_tables(-1)

@@ -31,6 +31,12 @@ def test_defaults_are_loopback_and_two_processes(tmp_path):
     assert (config.host, config.port, config.workers) == ("127.0.0.1", 8440, 2)
 
 
+def test_tables_of_recipients_take_a_gibibyte_unless_the_file_says_otherwise(tmp_path):
+    assert load_config(write(tmp_path, GOOD), DSPConfig).recipient_tables_mib == 1024
+    line = GOOD + "recipient_tables_mib: 64\n"
+    assert load_config(write(tmp_path, line), DSPConfig).recipient_tables_mib == 64
+
+
 def test_paths_are_relative_to_the_file(tmp_path):
     config = load_config(
         write(tmp_path, GOOD + "passphrase_file: /etc/secret\n"), DSPConfig
@@ -45,6 +51,7 @@ def test_paths_are_relative_to_the_file(tmp_path):
         ("prot: 1", "did you mean 'port'"),
         ("port: 70000", "port"),
         ("workers: 0", "workers"),
+        ("recipient_tables_mib: -1", "recipient_tables_mib"),
         ("kts: ftp://x", "no URL of a server"),
         ("kts: http://host:port", "no URL of a server"),
         ("certificate: c.pem", "both certificate and private_key"),

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import pytest
 
+from hre_torch.crypto.fixed_base import (
+    RECIPIENT_BYTES,
+    RECIPIENT_WINDOW,
+    table_bytes,
+)
 from hre_torch.crypto.modulus import load_profile
 from hre_torch.data.load import load_data
 from hre_torch.errors import ModulusError, RecipeError, UnknownPluginError
+from hre_torch.protocol.suite import Workload
+from hre_torch.protocol.suites import SUITES
 from hre_torch.recipes import load_recipe
-from hre_torch.training.estimate import estimate_recipe, multiplication_seconds
+from hre_torch.training.estimate import (
+    estimate_recipe,
+    multiplication_seconds,
+    table_seconds_per_byte,
+)
 from hre_torch.training.runner import Runner
 from hre_torch.training.word_costs import word_seconds
 
@@ -47,7 +58,8 @@ def test_a_suite_without_cryptography_costs_nothing(predict):
     predicted = predict("suite=plain")
     assert predicted.seconds == 0
     assert predicted.phases_ms == {}
-    assert predicted.table_bytes == {}
+    assert predicted.table_bytes == predicted.table_seconds == {}
+    assert predicted.recipient_table_bytes == predicted.recipient_table_seconds == 0
     assert predicted.bytes_up > 0
 
 
@@ -62,6 +74,41 @@ def test_the_paper_costs_time_in_every_phase_and_memory_in_every_role(predict):
     }
     assert all(milliseconds > 0 for milliseconds in predicted.phases_ms.values())
     assert set(predicted.table_bytes) == {"participant", "dsp", "kts"}
+
+
+@pytest.mark.parametrize("suite", ["paper", "gated", "hybrid"])
+def test_tables_cost_time_once_in_proportion_to_their_memory(predict, suite):
+    predicted = predict(f"suite={suite}", "min_contributions=3")
+    assert set(predicted.table_seconds) == set(predicted.table_bytes)
+    for role, octets in predicted.table_bytes.items():
+        share = predicted.recipient_table_bytes / octets
+        spent = predicted.table_seconds[role] * share
+        assert predicted.recipient_table_seconds == pytest.approx(spent)
+    assert predicted.recipient_table_seconds > 0
+
+
+def test_tables_of_a_crowd_of_recipients_stay_within_their_budget():
+    parameters = load_profile("demo3072")
+    suite = SUITES.get("hybrid")
+    few, many = (
+        suite.plan(parameters, Workload(1000, count, 16, 64)) for count in (4, 1000)
+    )
+    of_few = few.table_bytes["dsp"] - 4 * few.recipient_bytes
+    assert 0 < of_few < few.recipient_bytes
+    assert many.table_bytes["dsp"] - of_few <= RECIPIENT_BYTES
+
+
+def test_memory_of_tables_is_predicted_for_the_lanes_that_an_update_uses():
+    parameters = load_profile("demo3072")
+    plan = SUITES.get("hybrid").plan(parameters, Workload(1000, 4, 16, 64))
+    assert plan.plaintexts < parameters.lanes
+    each = table_bytes(parameters, RECIPIENT_WINDOW)
+    assert plan.recipient_bytes == each * plan.plaintexts
+
+
+def test_the_time_of_a_table_is_measured_on_a_small_one():
+    parameters = load_profile("toy-insecure")
+    assert 0 < table_seconds_per_byte(parameters) < 1e-5
 
 
 def test_a_whole_run_is_the_sum_of_its_calls(predict):

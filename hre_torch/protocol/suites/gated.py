@@ -13,7 +13,12 @@ from math import log2
 from typing import Any, ClassVar, Final
 
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY, Entropy
-from hre_torch.crypto.fixed_base import JOINT_WINDOW, RECIPIENT_WINDOW, table_bytes
+from hre_torch.crypto.fixed_base import (
+    JOINT_WINDOW,
+    RECIPIENT_WINDOW,
+    recipient_bytes,
+    table_bytes,
+)
 from hre_torch.crypto.modulus import Parameters
 from hre_torch.crypto.proofs import proof_bytes
 from hre_torch.errors import TaskError
@@ -70,8 +75,8 @@ class GatedSuite(Suite):
         heads, lanes = layout.part_sizes
         bits, plaintexts = parameters.exponent_bits, layout.plaintexts
         joint, small = -(-bits // JOINT_WINDOW), -(-bits // RECIPIENT_WINDOW)
-        recipients = table_bytes(parameters, RECIPIENT_WINDOW) * parameters.lanes
-        recipients *= workload.participants
+        used = min(parameters.lanes, plaintexts)
+        recipients = recipient_bytes(parameters, used, workload.participants)
         base = table_bytes(parameters, JOINT_WINDOW)
         split_power = _SPLIT_POWER * bits // 256
         # The first recipient of a release pays for the power that all of them need.
@@ -93,10 +98,11 @@ class GatedSuite(Suite):
                 "add": plaintexts + layout.blocks,
             },
             table_bytes={
-                "participant": base * (parameters.lanes + 1),
+                "participant": base * (used + 1),
                 "dsp": base + recipients,
                 "kts": base + recipients,
             },
+            recipient_bytes=recipient_bytes(parameters, used, 1),
         )
 
     def keygen(

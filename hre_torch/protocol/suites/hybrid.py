@@ -223,6 +223,7 @@ class HybridSuite(GatedSuite):
             multiplications=keys.multiplications,
             unshared=keys.unshared,
             table_bytes=keys.table_bytes,
+            recipient_bytes=keys.recipient_bytes,
             words=ring.words(workload.n_values),
         )
 

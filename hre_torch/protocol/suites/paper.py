@@ -28,6 +28,7 @@ from hre_torch.crypto.fixed_base import (
     JOINT_WINDOW,
     RECIPIENT_WINDOW,
     SERVER_WINDOW,
+    recipient_bytes,
     table_bytes,
 )
 from hre_torch.crypto.lane_keys import Exponents, joint_keys
@@ -215,8 +216,9 @@ class PaperSuite(Suite):
             -(-bits // window)
             for window in (JOINT_WINDOW, SERVER_WINDOW, RECIPIENT_WINDOW)
         )
-        shared = table_bytes(parameters, JOINT_WINDOW) * (parameters.lanes + 1)
-        recipients = table_bytes(parameters, RECIPIENT_WINDOW) * parameters.lanes
+        used = min(parameters.lanes, plaintexts)
+        shared = table_bytes(parameters, JOINT_WINDOW) * (used + 1)
+        recipients = recipient_bytes(parameters, used, workload.participants)
         return Plan(
             plaintexts=plaintexts,
             upload_bytes=heads + lanes,
@@ -233,11 +235,11 @@ class PaperSuite(Suite):
             table_bytes={
                 "participant": shared,
                 "dsp": shared
-                + table_bytes(parameters, SERVER_WINDOW) * parameters.lanes
-                + recipients * workload.participants,
-                "kts": table_bytes(parameters, JOINT_WINDOW)
-                + recipients * workload.participants,
+                + table_bytes(parameters, SERVER_WINDOW) * used
+                + recipients,
+                "kts": table_bytes(parameters, JOINT_WINDOW) + recipients,
             },
+            recipient_bytes=recipient_bytes(parameters, used, 1),
         )
 
     def keygen(
