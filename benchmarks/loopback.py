@@ -21,6 +21,8 @@ import numpy.typing as npt
 
 from hre_torch.aggregators.http import HTTPAggregator, RetryPolicy
 from hre_torch.aggregators.services.assembly import data_service, key_transform
+from hre_torch.aggregators.services.dsp import DataServiceService
+from hre_torch.aggregators.services.kts import KeyTransformService
 from hre_torch.aggregators.services.running import serve
 from hre_torch.crypto.modulus import load_profile
 from hre_torch.crypto.signatures import SigningKey
@@ -83,11 +85,13 @@ class Loopback:
     Attributes:
         world: what they serve.
         urls: by role.
+        admin_urls: of what they show to whoever runs them, by role.
         processes: their numbers, by role.
     """
 
     world: World
     urls: dict[str, str]
+    admin_urls: dict[str, str]
     processes: dict[str, int]
 
     def join(self, name: str) -> Session:
@@ -100,7 +104,7 @@ class Loopback:
 
     def metric(self, role: str, name: str) -> float:
         """Return one number of a server's `/metrics`; 0 if it was never counted."""
-        for line in httpx.get(f"{self.urls[role]}/metrics").text.splitlines():
+        for line in httpx.get(f"{self.admin_urls[role]}/metrics").text.splitlines():
             if line.startswith(name + " "):
                 return float(line.split()[-1])
         return 0.0
@@ -114,26 +118,42 @@ class Loopback:
 @contextmanager
 def serving(world: World, folder: Path) -> Iterator[Loopback]:
     """Run both servers while the `with` lasts; their stores lie below `folder`."""
-    ports = {role: _free_port() for role in ("kts", "dsp")}
-    urls = {role: f"http://127.0.0.1:{port}" for role, port in ports.items()}
+    ports, admin_ports = (
+        {role: _free_port() for role in ("kts", "dsp")} for _ in range(2)
+    )
+    urls, admin_urls = (
+        {role: f"http://127.0.0.1:{port}" for role, port in each.items()}
+        for each in (ports, admin_ports)
+    )
     secrets, task = world.secrets, world.task
+
+    def run(role: str, service: DataServiceService | KeyTransformService) -> None:
+        serve(
+            service.app,
+            service.admin,
+            task.parameters,
+            host="127.0.0.1",
+            port=ports[role],
+            admin_host="127.0.0.1",
+            admin_port=admin_ports[role],
+        )
 
     def kts() -> None:
         service = key_transform(task, secrets["kts"], folder=folder / "kts")
-        serve(service.app, task.parameters, host="127.0.0.1", port=ports["kts"])
+        run("kts", service)
 
     def dsp() -> None:
         service = data_service(
             task, secrets["dsp"], kts_url=urls["kts"], folder=folder / "dsp"
         )
-        serve(service.app, task.parameters, host="127.0.0.1", port=ports["dsp"])
+        run("dsp", service)
 
     started = {"kts": _fork(kts), "dsp": _fork(dsp)}
     try:
         for role, url in urls.items():
             _await(url, started[role])
         numbers = {role: process.pid or 0 for role, process in started.items()}
-        yield Loopback(world, urls, numbers)
+        yield Loopback(world, urls, admin_urls, numbers)
     finally:
         for process in reversed(started.values()):
             process.terminate()

@@ -52,7 +52,7 @@ class Site:
         for role in roles:
             self._start(role)
         for role in roles:
-            self._wait(role, "/healthz")
+            self._wait(role, {200, 503})
 
     def _start(self, role: str) -> None:
         code = (
@@ -69,7 +69,7 @@ class Site:
         log.close()
 
     def wait_ready(self, role: str = "dsp") -> None:
-        self._wait(role, "/readyz")
+        self._wait(role, {200})
 
     def stop(self, role: str, signal: int = 15) -> int:
         """Send a signal and return the exit status."""
@@ -95,12 +95,12 @@ class Site:
             **options,
         )
 
-    def _wait(self, role: str, route: str) -> None:
+    def _wait(self, role: str, statuses: set[int]) -> None:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             assert self.processes[role].poll() is None, self.log(role)
             try:
-                if httpx.get(self.url(role) + route).status_code == 200:
+                if httpx.get(f"{self.url(role)}/readyz").status_code in statuses:
                     return
             except httpx.HTTPError:
                 pass
@@ -181,6 +181,7 @@ def _configured(site: Site) -> Site:
             f"key: {role}.key",
             f"store: {role}-store",
             f"port: {site.ports[role]}",
+            "admin_port: 0",
             "workers: 1",
         ]
         if role == "dsp":

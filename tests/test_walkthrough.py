@@ -23,7 +23,7 @@ from tests.sites import free_port
 
 README = Path(__file__).parent.parent / "README.md"
 PROGRAMS = Path(sys.executable).parent
-PORTS = ("8440", "8441", "8000", "9100")
+PORTS = ("8440", "8441", "8450", "8451", "8000", "9100")
 
 
 THREE_SHELLS = "### Three shells on one machine"
@@ -132,7 +132,7 @@ def kill_all(started) -> None:
 
 def newest_release(federation) -> int:
     """Return the version that the DSP shows among its metrics."""
-    shown = httpx.get(federation.literally("http://127.0.0.1:8440/metrics")).text
+    shown = httpx.get(federation.literally("http://127.0.0.1:8450/metrics")).text
     return int(float(re.findall(r"^hre_version (\S+)", shown, re.MULTILINE)[0]))
 
 

@@ -35,6 +35,9 @@ class KTSConfig(BaseModel):
         store: folder of the durable state; made if it does not exist.
         host: address to listen on.
         port: port to listen on.
+        admin_host: address for `/healthz`, `/readyz` with reasons and `/metrics`, which
+            shows names: reach it from the machines of whoever runs the server only.
+        admin_port: port for these; 0 takes any free one, which the log names.
         workers: processes for arithmetic; 1 uses none.
         recipient_tables_mib: most memory for tables of recipients' keys, in each of
             these processes; what does not fit costs time. See `crypto/README.md`.
@@ -50,6 +53,8 @@ class KTSConfig(BaseModel):
     store: Path
     host: str = "127.0.0.1"
     port: int = Field(8441, ge=0, le=65535)
+    admin_host: str = "127.0.0.1"
+    admin_port: int = Field(8451, ge=0, le=65535)
     workers: int = Field(2, ge=1)
     recipient_tables_mib: int = Field(RECIPIENT_BYTES >> 20, ge=0)
     certificate: Path | None = None
@@ -71,6 +76,7 @@ class DSPConfig(KTSConfig):
     """
 
     port: int = Field(8440, ge=0, le=65535)
+    admin_port: int = Field(8450, ge=0, le=65535)
     kts: Annotated[str, AfterValidator(checked_url)]
     kts_ca: Path | None = None
 

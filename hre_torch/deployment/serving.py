@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import datetime
+import logging
 import multiprocessing
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from cryptography import x509
+
 from hre_torch.aggregators.services.assembly import data_service, key_transform
+from hre_torch.aggregators.services.dsp import DataServiceService
+from hre_torch.aggregators.services.kts import KeyTransformService
 from hre_torch.aggregators.services.logs import log_event, write_logs_to
 from hre_torch.aggregators.services.running import (
     check_certificate,
@@ -22,14 +29,17 @@ from hre_torch.crypto.fixed_base import limit_recipient_tables
 from hre_torch.deployment.identities import open_role
 from hre_torch.deployment.roster_file import profile_of, read_roster, task_of
 from hre_torch.deployment.service_config import DSPConfig, KTSConfig, load_config
-from hre_torch.errors import KeyFileError
+from hre_torch.errors import HREError, KeyFileError
 from hre_torch.protocol.roster import DATA_SERVICE, KEY_TRANSFORM, Secret
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
 
 __all__ = ["serve_dsp", "serve_kts"]
 
+_EXIT_ERROR: Final = 2
 _PR_SET_PDEATHSIG: Final = 1
+_RENEW_WITHIN: Final = datetime.timedelta(days=14)
+"""ACME clients renew a month before the end; two weeks later something is wrong."""
 
 AskPassphrase = Callable[[Path, Path | None], bytes]
 """Given a key file and perhaps a file of its passphrase, returns the passphrase."""
@@ -40,21 +50,22 @@ def serve_dsp(path: Path, ask: AskPassphrase) -> None:
 
     Raises:
         ConfigurationError, KeyFileError: something does not fit; nothing was served.
-        StoreError: the stored state is damaged.
+        SystemExit: what the last line of the log says.
     """
     config = load_config(path, DSPConfig)
     task, secret = _opened(config, DATA_SERVICE, ask)
-    workers = _workers(config.workers)
-    service = data_service(
-        task,
-        secret,
-        kts_url=config.kts,
-        kts_ca=config.kts_ca,
-        folder=config.store,
-        workers=workers,
-        published=config.roster.read_bytes(),
-    )
-    _serve(service.app, config, task, workers)
+    with _logged(config):
+        workers = _workers(config.workers)
+        service = data_service(
+            task,
+            secret,
+            kts_url=config.kts,
+            kts_ca=config.kts_ca,
+            folder=config.store,
+            workers=workers,
+            published=config.roster.read_bytes(),
+        )
+        _serve(service, config, task, workers)
 
 
 def serve_kts(path: Path, ask: AskPassphrase) -> None:
@@ -62,13 +73,14 @@ def serve_kts(path: Path, ask: AskPassphrase) -> None:
 
     Raises:
         ConfigurationError, KeyFileError: something does not fit; nothing was served.
-        StoreError: the stored state is damaged.
+        SystemExit: what the last line of the log says.
     """
     config = load_config(path, KTSConfig)
     task, secret = _opened(config, KEY_TRANSFORM, ask)
-    workers = _workers(config.workers)
-    service = key_transform(task, secret, folder=config.store, workers=workers)
-    _serve(service.app, config, task, workers)
+    with _logged(config):
+        workers = _workers(config.workers)
+        service = key_transform(task, secret, folder=config.store, workers=workers)
+        _serve(service, config, task, workers)
 
 
 def _opened(config: KTSConfig, role: str, ask: AskPassphrase) -> tuple[Task, Secret]:
@@ -91,17 +103,61 @@ def _opened(config: KTSConfig, role: str, ask: AskPassphrase) -> tuple[Task, Sec
     return task, secret
 
 
-def _serve(app: object, config: KTSConfig, task: Task, workers: Workers) -> None:
+@contextlib.contextmanager
+def _logged(config: KTSConfig) -> Iterator[None]:
+    """Write all that comes as lines of JSON, an error that ends it included."""
     write_logs_to(sys.stderr)
+    _warn_of_expiry(config.certificate)
+    try:
+        yield
+    except HREError as error:
+        reason = type(error).__name__
+        log_event("failed", level=logging.ERROR, reason=reason, message=str(error))
+        raise SystemExit(_EXIT_ERROR) from None
+
+
+def _warn_of_expiry(certificate: Path | None) -> None:
+    """Log a warning if a certificate is not valid now, or not for long."""
+    if certificate is None:
+        return
+    first = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
+    now = datetime.datetime.now(datetime.UTC)
+    ends = first.not_valid_after_utc
+    if first.not_valid_before_utc > now:
+        said = "certificate is not valid yet"
+    elif ends < now:
+        said = "certificate has expired"
+    elif ends < now + _RENEW_WITHIN:
+        said = "certificate expires soon"
+    else:
+        return
+    log_event(
+        said,
+        level=logging.WARNING,
+        certificate=str(certificate),
+        first=first.not_valid_before_utc.isoformat(),
+        last=ends.isoformat(),
+    )
+
+
+def _serve(
+    service: DataServiceService | KeyTransformService,
+    config: KTSConfig,
+    task: Task,
+    workers: Workers,
+) -> None:
     # The pool forks here, where no other thread runs and all tables are made.
     workers.start()
     log_event("starting", task=task.cfg.hex()[:16], suite=task.config.suite)
     try:
         serve(
-            app,  # type: ignore[arg-type]
+            service.app,
+            service.admin,
             task.parameters,
             host=config.host,
             port=config.port,
+            admin_host=config.admin_host,
+            admin_port=config.admin_port,
             certificate=config.certificate,
             private_key=config.private_key,
         )

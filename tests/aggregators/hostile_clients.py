@@ -55,7 +55,7 @@ def attacks(upload: bytes):
         "changed head": (post("/v1/uploads", bytes(signature)), 0, 0),
         "replay": (post("/v1/uploads", upload), 0, 0),
         "wrong route": (post("/v1/fetch", upload), 0, 0),
-        "flood": (b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n" * 20, 0, 0),
+        "flood": (b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n" * 20, 0, 0),
         "long head": (b"GET / HTTP/1.1\r\nx: " + b"a" * 100_000, 0, 0),
     }
 

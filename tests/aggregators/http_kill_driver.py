@@ -100,8 +100,8 @@ class Served:
             if not self._process:
                 self._start()
             try:
-                if httpx.get(f"{self.url}/healthz").status_code == 200:
-                    return
+                httpx.get(f"{self.url}/readyz")
+                return
             except httpx.HTTPError:
                 time.sleep(0.002)
 
@@ -143,7 +143,15 @@ class Served:
             )
         else:
             service = key_transform(task, secret, folder=folder)
-        running.serve(service.app, task.parameters, host="127.0.0.1", port=self.port)
+        running.serve(
+            service.app,
+            service.admin,
+            task.parameters,
+            host="127.0.0.1",
+            port=self.port,
+            admin_host="127.0.0.1",
+            admin_port=0,
+        )
 
 
 class Killer:

@@ -34,7 +34,7 @@ def test_what_failed_is_tried_again_and_told(monkeypatch, caplog, error, level, 
         care = Caretaker(errand, told.append)
         care.start()
         async with asyncio.timeout(10):
-            while told != [False, True]:
+            while told[1:] != [""]:
                 await care.settled(1.0)
                 await asyncio.sleep(0.001)
         await care.stop()

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
 import logging
+import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+import traceback
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 import pytest
 from cryptography.hazmat.primitives import serialization
 
 from hre_torch.aggregators.http import HTTPAggregator, RetryPolicy
-from hre_torch.aggregators.services import caretaker, running
+from hre_torch.aggregators.services import caretaker, errands, readiness, running
 from hre_torch.aggregators.services.assembly import data_service, key_transform
 from hre_torch.aggregators.services.logs import log_event, write_logs_to
+from hre_torch.aggregators.store import disk
 from hre_torch.crypto.modulus import load_profile
 from hre_torch.errors import (
     AggregatorError,
@@ -37,9 +43,28 @@ from tests.aggregators.certificates import self_signed
 from tests.aggregators.contract import federate, same
 
 
-def metric(url: str, name: str) -> float:
+def shown(service, path: str) -> httpx.Response:
+    """Return what a service shows to whoever runs it."""
+
+    async def get() -> httpx.Response:
+        transport = httpx.ASGITransport(app=service.admin)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as it:
+            return await it.get(path)
+
+    return asyncio.run(get())
+
+
+def await_status(url: str, status: int) -> None:
+    """Wait until `/readyz` answers with a status."""
+    deadline = time.monotonic() + 10
+    while httpx.get(f"{url}/readyz").status_code != status:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def metric(service, name: str) -> float:
     """Return one number of `/metrics`."""
-    for line in httpx.get(f"{url}/metrics").text.splitlines():
+    for line in shown(service, "/metrics").text.splitlines():
         if line.startswith(name + " "):
             return float(line.split()[-1])
     raise AssertionError(f"no metric {name}")
@@ -59,29 +84,126 @@ class Unread:
 
 def test_health_and_readiness_are_shown(serve_http):
     deployment = serve_http("plain")
-    for url in (deployment.url, deployment.kts_url):
-        assert httpx.get(f"{url}/healthz").status_code == 200
+    for url, service in (
+        (deployment.url, deployment.dsp),
+        (deployment.kts_url, deployment.kts),
+    ):
+        assert shown(service, "/healthz").text == "alive\n"
+        await_status(url, 200)
+        assert httpx.get(f"{url}/readyz").text == "ready\n"
+        assert shown(service, "/readyz").json() == {"ready": True, "reasons": {}}
+
+
+def test_strangers_see_neither_health_nor_metrics_nor_names(serve_http):
+    deployment = serve_http("plain")
     deployment.join("p0").push(same(1))
-    assert httpx.get(f"{deployment.url}/readyz").text == "ready\n"
+    for url in (deployment.url, deployment.kts_url):
+        for path in ("/healthz", "/metrics"):
+            assert httpx.get(url + path).status_code == 404
+        assert set(httpx.get(f"{url}/readyz").text.split()) <= {"not", "ready"}
+
+
+def test_a_server_whose_event_loop_is_stuck_is_not_alive(serve_http, monkeypatch):
+    monkeypatch.setattr(readiness, "_STUCK_SECONDS", 0.1)
+    service = serve_http("plain").kts
+    ended = threading.Event()
+    service._loop.call_soon_threadsafe(ended.wait, 10)
+    try:
+        assert shown(service, "/healthz").status_code == 503
+    finally:
+        ended.set()
+    assert shown(service, "/healthz").status_code == 200
+
+
+def test_a_kts_that_hangs_makes_the_dsp_unready_and_the_reason_is_not_public(
+    serve_http, monkeypatch
+):
+    monkeypatch.setattr(readiness, "_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(readiness, "_PATIENCE_SECONDS", 0.2)
+    deployment = serve_http("plain")
+    await_status(deployment.url, 200)
+    ended = threading.Event()
+    deployment.kts._loop.call_soon_threadsafe(ended.wait, 20)
+    try:
+        await_status(deployment.url, 503)
+        reasons = shown(deployment.dsp, "/readyz").json()["reasons"]
+        assert reasons == {"kts": "no answer for 0 s"}
+        assert httpx.get(f"{deployment.url}/readyz").text == "not ready\n"
+    finally:
+        ended.set()
+    await_status(deployment.url, 200)
+
+
+@pytest.mark.parametrize("role", ["dsp", "kts"])
+def test_a_full_disk_makes_a_server_unready_and_no_answer_names_a_folder(
+    tmp_path, cleanup, toy_may_be_served, monkeypatch, role
+):
+    monkeypatch.setattr(readiness, "_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(errands, "_PATIENCE", RetryPolicy(timeout=0))
+    federation = cleanup.enter_context(federate("plain"))
+    task, secrets = federation.task, federation._secrets
+    kts = key_transform(task, secrets["kts"], folder=tmp_path / "kts")
+    kts_url = cleanup.enter_context(running.hosted(kts.app, task.parameters))
+    dsp = data_service(task, secrets["dsp"], kts_url=kts_url, folder=tmp_path / "dsp")
+    url = cleanup.enter_context(running.hosted(dsp.app, task.parameters))
+    await_status(url, 200)
+    full, service = OSError(errno.ENOSPC, "no space"), {"dsp": dsp, "kts": kts}[role]
+
+    def write_nothing(descriptor, data):
+        raise full
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "write_all", write_nothing)
+        patch.setattr(service._store, "_write", partial(service._store.probe, 0))
+        await_status({"dsp": url, "kts": kts_url}[role], 503)
+        assert "disk is full" in shown(service, "/readyz").json()["reasons"]["disk"]
+        await_status(url, 503)
+        link = HTTPAggregator(
+            "p0",
+            url=url,
+            task=task,
+            secret=secrets["p0"],
+            policy=RetryPolicy(timeout=0),
+        )
+        cleanup.callback(link.close)
+        session = Session(task, secrets["p0"], link, federation._initial)
+        with pytest.raises(AggregatorError, match="503") as caught:
+            session.push(same(1))
+        assert str(tmp_path) not in str(caught.value)
+        assert "probe" not in os.listdir(tmp_path / role)
+    await_status(url, 200)
+    session.resend()
+
+
+def test_a_disk_with_less_room_than_a_message_takes_is_full(tmp_path):
+    with pytest.raises(OSError, match="are free"):
+        disk.probe_room(tmp_path, 1 << 60)
+    disk.probe_room(tmp_path, 1)
+    assert os.listdir(tmp_path) == []
 
 
 def test_metrics_count_uploads_rejects_pending_octets_and_phases(serve_http):
     deployment = serve_http("gated")
     deployment.join("p0").push(same(1))
     httpx.post(f"{deployment.url}/v1/uploads", content=b"x" * 100)
-    url = deployment.url
-    assert metric(url, "hre_uploads_total") == 1
-    assert metric(url, 'hre_rejects_total{reason="MessageError"}') == 1
-    assert metric(url, 'hre_pending_uploads{participant="p0"}') == 1
-    assert metric(url, 'hre_bytes_total{direction="in",link="participants"}') > 1000
-    assert metric(url, 'hre_phase_seconds_count{phase="check"}') == 1
-    assert metric(deployment.kts_url, "hre_uploads_total") == 1
+    dsp = deployment.dsp
+    assert metric(dsp, "hre_uploads_total") == 1
+    assert metric(dsp, 'hre_rejects_total{reason="MessageError"}') == 1
+    assert metric(dsp, 'hre_pending_uploads{participant="p0"}') == 1
+    assert metric(dsp, 'hre_bytes_total{direction="in",link="participants"}') > 1000
+    assert metric(dsp, 'hre_phase_seconds_count{phase="check"}') == 1
+    assert metric(deployment.kts, "hre_uploads_total") == 1
 
 
 @pytest.mark.parametrize(
     ("content", "headers", "status"),
     [
         (iter([b"x" * 200]), {}, 411),
+        (
+            iter([b"x" * 200]),
+            {"content-length": "200", "transfer-encoding": "chunked"},
+            400,
+        ),
         (b"x" * 200, {}, 422),
         (b"HRE1" + b"\xff" * 200, {}, 422),
         (b"", {}, 422),
@@ -278,30 +400,53 @@ def test_a_private_key_with_a_passphrase_or_of_another_is_refused(tmp_path):
         running.check_certificate(certificate, other)
 
 
-@pytest.mark.filterwarnings("default")
-def test_logs_are_lines_of_json_with_the_class_of_an_exception_only(monkeypatch):
+@pytest.fixture
+def log(monkeypatch) -> io.StringIO:
+    """What `write_logs_to` writes; afterwards logging is as it was."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    for owner, name in (
+        (warnings, "showwarning"),
+        (sys, "excepthook"),
+        (sys, "unraisablehook"),
+        (threading, "excepthook"),
+    ):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+    levels = {
+        name: logging.getLogger(name).level
+        for name in (None, "hre_torch.services", "uvicorn")
+    }
     stream = io.StringIO()
-    monkeypatch.setattr(warnings, "showwarning", None)
+    write_logs_to(stream)
+    yield stream
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.mark.filterwarnings("default")
+def test_logs_are_lines_of_json_with_the_class_of_an_exception_only(log):
+    log_event("release", version=3)
     try:
-        write_logs_to(stream)
-        log_event("release", version=3)
-        try:
-            raise ValueError("a secret")
-        except ValueError:
-            logging.getLogger("hre_torch.services").exception("broke")
-        warnings.warn("a worker process was killed", LostWorkerWarning, stacklevel=1)
-    finally:
-        monkeypatch.undo()
-        for name in ("hre_torch.services", "uvicorn"):
-            logging.getLogger(name).handlers = []
-            logging.getLogger(name).propagate = True
-    first, second, third = map(json.loads, stream.getvalue().splitlines())
+        raise ValueError("a secret")
+    except ValueError as error:
+        caught = error
+        logging.getLogger("hre_torch.services").exception("broke")
+        logging.getLogger("uvicorn.error").error(traceback.format_exc())
+    warnings.warn("a worker process was killed", LostWorkerWarning, stacklevel=1)
+    logging.getLogger("asyncio").error("never retrieved\nfuture: %r", caught)
+    failing = threading.Thread(target=lambda: int("a secret"))
+    failing.start()
+    failing.join()
+    lines = [json.loads(line) for line in log.getvalue().splitlines()]
+    first, second, third, fourth, fifth, sixth = lines
     assert (first["event"], first["version"], first["level"]) == ("release", 3, "info")
     assert second["exception"] == "ValueError"
-    assert (third["event"], third["level"]) == ("warning", "warning")
-    assert third["reason"] == "LostWorkerWarning"
-    assert third["message"] == "a worker process was killed"
-    assert "a secret" not in stream.getvalue()
+    assert third["event"] == "ValueError"
+    assert (fourth["event"], fourth["level"]) == ("warning", "warning")
+    assert fourth["reason"] == "LostWorkerWarning"
+    assert fourth["message"] == "a worker process was killed"
+    assert fifth["event"] == "never retrieved"
+    assert (sixth["event"], sixth["exception"]) == ("uncaught", "ValueError")
+    assert "a secret" not in log.getvalue()
 
 
 def test_an_upload_that_met_a_dead_kts_is_forwarded_when_both_are_back(
@@ -354,18 +499,13 @@ def test_a_dsp_is_ready_only_while_the_kts_answers(
     cleanup, toy_may_be_served, monkeypatch
 ):
     monkeypatch.setattr(caretaker, "_PATIENCE", RetryPolicy(longest_pause=0.05))
+    monkeypatch.setattr(readiness, "_PAUSE_SECONDS", 0.05)
     federation = cleanup.enter_context(federate("plain"))
     task, secrets = federation.task, federation._secrets
 
     def serve_kts(port=0):
         kts = key_transform(task, secrets["kts"])
         return running.hosted(kts.app, task.parameters, port=port)
-
-    def await_status(url, status):
-        deadline = time.monotonic() + 10
-        while httpx.get(f"{url}/readyz").status_code != status:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
 
     with serve_kts() as kts_url:
         port = int(kts_url.split(":")[-1])

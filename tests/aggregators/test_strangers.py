@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
+import threading
 import time
 
 import httpx
 import pytest
 
-from hre_torch.aggregators.services import guard, intake
+from hre_torch.aggregators.services import guard, intake, readiness, running
 from hre_torch.aggregators.services.guard import guarded
 from hre_torch.aggregators.services.turnstile import PACE_SECONDS, Turnstile
+from tests.aggregators.certificates import self_signed
 from tests.aggregators.contract import same
 
 
@@ -34,15 +37,15 @@ def ended(connection: socket.socket) -> bool:
 
 OCCUPATIONS = {
     "ask nothing": b"",
-    "had an answer": b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n",
+    "had an answer": b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n",
     "never end": b"POST /v1/uploads HTTP/1.1\r\nhost: x\r\ncontent-length: 900\r\n\r\n",
 }
 
 
-def await_health(connection: socket.socket) -> None:
-    """Read the answer of `/healthz` to its end."""
+def await_answer(connection: socket.socket) -> None:
+    """Read the answer of `/readyz` to its end."""
     answer = b""
-    while not answer.endswith(b"alive\n"):
+    while not answer.endswith(b"ready\n"):
         answer += connection.recv(1000)
 
 
@@ -123,6 +126,8 @@ def test_a_participant_waits_at_first_only_and_a_stranger_every_time(
         waits.append(step)
         queue(self, loop, step)
 
+    # The DSP asks the KTS whether it is ready, and is a stranger there each time.
+    monkeypatch.setattr(readiness, "_PAUSE_SECONDS", 60)
     monkeypatch.setattr(Turnstile, "queue", counted)
     deployment = serve_http("plain")
     session = deployment.join("p0")
@@ -137,7 +142,7 @@ def test_a_participant_waits_at_first_only_and_a_stranger_every_time(
     with knock(deployment.url) as stranger:
         for number in range(1, 4):
             stranger.sendall(OCCUPATIONS["had an answer"])
-            await_health(stranger)
+            await_answer(stranger)
             assert len(waits) == at_first + number
 
 
@@ -152,7 +157,7 @@ def test_a_stranger_that_has_had_its_answer_may_not_stay(serve_http, monkeypatch
     monkeypatch.setattr(guard, "HEAD_SECONDS", 0.2)
     with knock(serve_http("plain").url) as stranger:
         stranger.sendall(OCCUPATIONS["had an answer"])
-        await_health(stranger)
+        await_answer(stranger)
         assert ended(stranger)
 
 
@@ -178,7 +183,7 @@ def test_strangers_make_room_oldest_first_and_participants_stay(
             strangers.append(each)
             each.sendall(occupation)
             if occupation.startswith(b"GET"):
-                await_health(each)
+                await_answer(each)
         assert all(ended(each) for each in strangers[:8])
         before = len(made)
         session.push(same(2))
@@ -203,3 +208,49 @@ def test_a_body_that_is_too_slow_ends_with_408(serve_http, monkeypatch):
         headers={"content-length": str(len(upload))},
     )
     assert response.status_code == 408
+
+
+def test_a_stranger_over_tls_holds_64_kb_at_most_while_it_waits(
+    tmp_path, serve_http, cleanup, monkeypatch
+):
+    waiting = []
+    deployment = serve_http("plain")
+    certificate, private_key = self_signed(tmp_path)
+    url = cleanup.enter_context(
+        running.hosted(
+            deployment.kts.admin,
+            deployment.federation.task.parameters,
+            certificate=certificate,
+            private_key=private_key,
+        )
+    )
+    monkeypatch.setattr(
+        Turnstile, "queue", lambda self, loop, step: waiting.append(step)
+    )
+    context = ssl.create_default_context(cafile=str(certificate))
+    with (
+        knock(url.replace("https:", "http:")) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as stranger,
+    ):
+        sending = threading.Thread(target=send_for_ever, args=[stranger])
+        sending.start()
+        deadline, tls = time.monotonic() + 20, None
+        # It reads on till enough waits, and then no more, however much is sent.
+        while tls is None or not tls._ssl_reading_paused:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+            for step in waiting:
+                if hasattr(step.func.__self__.transport, "_ssl_protocol"):
+                    tls = step.func.__self__.transport._ssl_protocol
+                    taken = len(step.args[0])
+        assert taken + tls._incoming.pending <= 65_536 - running._MOST_HEAD_OCTETS
+        stranger.shutdown(socket.SHUT_RDWR)
+        sending.join()
+
+
+def send_for_ever(stranger: ssl.SSLSocket) -> None:
+    """Send a head that never ends until the connection does."""
+    with contextlib.suppress(OSError):
+        stranger.sendall(b"GET / HTTP/1.1\r\nx: ")
+        while True:
+            stranger.sendall(b"y" * 16_000)

@@ -27,11 +27,11 @@ class Caretaker:
 
     Args:
         errand: what to do; it returns when nothing is due any more.
-        tell: told whether the last attempt succeeded.
+        tell: told what the last attempt met; of nothing if it succeeded.
     """
 
     def __init__(
-        self, errand: Callable[[], Awaitable[None]], tell: Callable[[bool], None]
+        self, errand: Callable[[], Awaitable[None]], tell: Callable[[str], None]
     ) -> None:
         self._errand = errand
         self._tell = tell
@@ -72,20 +72,21 @@ class Caretaker:
                 await self._errand()
             except Exception as error:
                 # Whatever it was, nobody else would go on with what is due.
-                self._tell(False)
+                # What others say may name secrets.
+                said = str(error) if isinstance(error, HREError) else ""
+                self._tell(said or type(error).__name__)
                 self._idle.set()  # Whoever waits would wait for nothing.
                 lost = isinstance(error, UnreachableError)
                 log_event(
                     "errand failed",
                     level=logging.WARNING if lost else logging.ERROR,
                     reason=type(error).__name__,
-                    # What others say may name secrets.
-                    message=str(error) if isinstance(error, HREError) else "",
+                    message=said,
                 )
                 await asyncio.sleep(next(self._pauses))
                 self._due.set()
                 continue
             self._pauses = _PATIENCE.pauses()
-            self._tell(True)
+            self._tell("")
             if not self._due.is_set():
                 self._idle.set()

@@ -7,6 +7,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -20,6 +21,7 @@ from hre_torch.aggregators.services.errands import Errands, UnreachableError
 from hre_torch.aggregators.services.intake import Expected, Intake
 from hre_torch.aggregators.services.logs import log_event
 from hre_torch.aggregators.services.metrics import Metrics
+from hre_torch.aggregators.services.readiness import Readiness, Watch, admin_app
 from hre_torch.aggregators.services.relay import SnapshotRelay
 from hre_torch.aggregators.services.routes import Desk
 from hre_torch.aggregators.services.steps import Durable, Steps
@@ -64,6 +66,10 @@ class DataServiceService:
         errands: the connection to the KTS.
         metrics: what may be measured; pass it to the role as its observer too.
         published: what `/v1/task` shows, such as the signed roster file.
+
+    Attributes:
+        app: what participants talk to.
+        admin: what whoever runs the server looks at.
     """
 
     def __init__(
@@ -81,10 +87,14 @@ class DataServiceService:
         self._secret = secret
         self._open_role = open_role
         self._reopen()
+        self._store = store
         self._steps = Steps(store, self._reopen)
         self._errands = errands
         self._metrics = metrics
-        self._desk = Desk(task, secret, metrics, link="participants")
+        self._readiness = Readiness(metrics)
+        self._desk = Desk(task, secret, metrics, self._readiness, link="participants")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.admin = admin_app(self._readiness, metrics, lambda: self._loop)
         self._relay = SnapshotRelay(task, secret)
         self._published = published
         self._order: Envelope[ReleaseOrder] | None = None
@@ -119,7 +129,7 @@ class DataServiceService:
             enquiries.route("/v1/status", StatusRequest, self._status),
             *self._relay.routes(self._desk, self._intake, enquiries),
             Route("/v1/task", self._show_task),
-            *self._desk.housekeeping(),
+            self._readiness.route(),
         ]
 
     async def _upload(self, message: bytes) -> bytes:
@@ -182,9 +192,6 @@ class DataServiceService:
             self._order = self._role.propose()
 
     async def _finish_with_kts(self) -> None:
-        if self._order is None:
-            # There may be nothing to ask of it, and readiness says that it answers.
-            await self._errands.reach()
         if self._backlog:
             self._backlog, self._forwarding = False, True
             try:
@@ -292,12 +299,21 @@ class DataServiceService:
         self._order = None
         self._backlog = True
 
+    async def _probe_disk(self) -> None:
+        await asyncio.to_thread(self._store.probe, self._max_bytes)
+
     @asynccontextmanager
     async def _live(self, app: Starlette) -> AsyncIterator[None]:
         await self._steps.run(self._count_pending, *self.task.roster.names)
-        self._care = Caretaker(self._finish_with_kts, self._desk.set_ready)
+        self._loop = asyncio.get_running_loop()
+        self._care = Caretaker(
+            self._finish_with_kts, partial(self._readiness.report, "errands")
+        )
         self._care.start()
-        yield
+        probes = {"disk": self._probe_disk, "kts": self._errands.reach}
+        async with Watch(self._readiness, probes):
+            self._readiness.report("start")
+            yield
         await self._care.stop()
         await self._errands.close()
         self._steps.close()

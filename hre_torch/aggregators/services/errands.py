@@ -53,11 +53,10 @@ class Errands:
         self._task = task
         self._max_bytes = max_bytes
         self._metrics = metrics
-        self._client = httpx.AsyncClient(
-            timeout=_PATIENCE.silence,
-            transport=transport,
-            **client_options(url, ca_file),
-        )
+        options = client_options(url, ca_file) | {"transport": transport}
+        self._client = httpx.AsyncClient(timeout=_PATIENCE.silence, **options)
+        # Questions without a signature would make a stranger of the other connection.
+        self._probing = httpx.AsyncClient(timeout=_PATIENCE.silence, **options)
 
     async def ask(self, route: str, message: bytes, kind: type[H]) -> Envelope[H]:
         """Return the KTS's signed answer.
@@ -80,26 +79,27 @@ class Errands:
             await asyncio.sleep(pause)
 
     async def reach(self) -> None:
-        """See whether the KTS is there.
+        """See whether the KTS can do its work.
 
         Raises:
-            UnreachableError: it is not, or says that it does not live.
+            UnreachableError: it cannot, or is not there.
         """
         try:
-            answer = await self._client.get("/healthz")
+            answer = await self._probing.get("/readyz")
         except httpx.HTTPError as error:
             raise UnreachableError(
                 f"the key transform server cannot be reached ({loss_of(error)})"
             ) from error
         if answer.status_code != httpx.codes.OK:
             raise UnreachableError(
-                f"the key transform server answers /healthz with HTTP "
-                f"{answer.status_code}"
+                f"the key transform server is not ready (HTTP {answer.status_code}); "
+                "its log says why"
             )
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+        await self._probing.aclose()
 
     async def _attempt(self, route: str, message: bytes, kind: type[H]) -> Envelope[H]:
         self._metrics.octets.labels("kts", "out").inc(len(message))

@@ -27,6 +27,9 @@ VERIFIED: Final = "hre_torch.verified"
 """Set in the scope of a request that carries a valid signature."""
 _STRANGERS_OCTETS: Final = 16_384
 """Read at once from a stranger, and kept until its turn."""
+_TLS_RECORD_OCTETS: Final = 20_480
+"""More than one takes (RFC 5246, 6.2.3): waiting for the end of a record while nothing
+more is read would last for ever."""
 _USUAL_OCTETS: Final = 262_144
 """What asyncio reads at once."""
 
@@ -109,9 +112,12 @@ class GuardedProtocol(H11Protocol):
         return strange
 
     def _read_at_once(self, octets: int) -> None:
-        # asyncio's transport reads that many at once; one of TLS has no such number.
+        # asyncio's transport reads that many at once; one of TLS goes on reading until
+        # so many wait, whether or not anybody takes them, but at least a record.
         if hasattr(self.transport, "max_size"):
             self.transport.max_size = octets
+        if hasattr(self.transport, "set_read_buffer_limits"):
+            self.transport.set_read_buffer_limits(high=max(octets, _TLS_RECORD_OCTETS))
 
     def _asks_nothing(self) -> bool:
         return self.cycle is None or self.cycle.response_complete

@@ -233,6 +233,13 @@ class _Reader:
 
 
 def _announced_length(request: Request, most: int) -> int:
+    if {"content-length", "transfer-encoding"} <= set(request.headers):
+        # Proxies disagree about where such a message ends (RFC 9112, 6.1 and 11.2).
+        raise HTTPException(
+            400,
+            "announce the length or send chunks, not both",
+            headers={"connection": "close"},
+        )
     try:
         length = int(request.headers["content-length"])
     except (KeyError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
@@ -16,6 +17,7 @@ from hre_torch.aggregators.services.intake import (
 )
 from hre_torch.aggregators.services.logs import log_event
 from hre_torch.aggregators.services.metrics import Metrics
+from hre_torch.aggregators.services.readiness import Readiness, Watch, admin_app
 from hre_torch.aggregators.services.routes import Desk
 from hre_torch.aggregators.services.steps import Durable, Steps
 from hre_torch.protocol.envelope import DIGEST_BYTES, Envelope, Header, decode
@@ -44,6 +46,10 @@ class KeyTransformService:
         open_role: makes the role from what the store holds.
         store: where its changes become durable.
         metrics: what may be measured; pass it to the role as its observer too.
+
+    Attributes:
+        app: what the DSP talks to.
+        admin: what whoever runs the server looks at.
     """
 
     def __init__(
@@ -59,8 +65,12 @@ class KeyTransformService:
         self._reopen()
         self._steps = Steps(store, self._reopen)
         self._metrics = metrics
-        self._desk = Desk(task, secret, metrics, link="dsp")
         self._max_bytes = SUITES.get(task.config.suite).max_message_bytes(task)
+        self._store = store
+        self._readiness = Readiness(metrics)
+        self._desk = Desk(task, secret, metrics, self._readiness, link="dsp")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.admin = admin_app(self._readiness, metrics, lambda: self._loop)
         senders = {DATA_SERVICE: task.roster.data_service.signing_key}
         # The DSP sends for all participants.
         bodies = BODIES_PER_SENDER * len(task.roster.participants)
@@ -73,7 +83,7 @@ class KeyTransformService:
                 ),
                 self._route("/v1/orders", ReleaseOrder, self._approve),
                 self._route("/v1/transforms", TransformRequest, self._transform),
-                *self._desk.housekeeping(),
+                self._readiness.route(),
             ],
             lifespan=self._live,
         )
@@ -119,10 +129,14 @@ class KeyTransformService:
     def _reopen(self) -> None:
         self._role = self._open_role()
 
+    async def _probe_disk(self) -> None:
+        await asyncio.to_thread(self._store.probe, self._max_bytes)
+
     @asynccontextmanager
     async def _live(self, app: Starlette) -> AsyncIterator[None]:
         self._metrics.version.set(self._role.version)
-        self._desk.set_ready(True)
-        yield
-        self._desk.set_ready(False)
+        self._loop = asyncio.get_running_loop()
+        async with Watch(self._readiness, {"disk": self._probe_disk}):
+            self._readiness.report("start")
+            yield
         self._steps.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import time
 import warnings
 from typing import Any, Final, TextIO
@@ -27,15 +28,28 @@ def log_event(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
 
 
 def write_logs_to(stream: TextIO = sys.stderr, *, level: int = logging.INFO) -> None:
-    """Write the servers' events, warnings and what uvicorn complains of as JSON."""
+    """Write everything that anybody says in this process as lines of JSON.
+
+    Events of the servers, what libraries complain of, warnings, and exceptions that
+    nobody caught, in whatever thread.
+    """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_JSONFormatter())
-    for name, least in (("hre_torch.services", level), ("uvicorn", logging.ERROR)):
-        logger = logging.getLogger(name)
-        logger.handlers = [handler]
-        logger.setLevel(least)
-        logger.propagate = False
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    _LOGGER.setLevel(level)
+    # It warns of every odd request, and answers these.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
     warnings.showwarning = _log_warning
+    sys.excepthook = lambda kind, error, trace: _log_uncaught(kind)
+    threading.excepthook = lambda uncaught: _log_uncaught(uncaught.exc_type)
+    sys.unraisablehook = lambda uncaught: _log_uncaught(uncaught.exc_type)
+
+
+def _log_uncaught(kind: type[BaseException]) -> None:
+    # Its message and traceback may name secrets; the class may not.
+    log_event("uncaught", level=logging.ERROR, exception=kind.__name__)
 
 
 def _log_warning(
@@ -55,10 +69,21 @@ class _JSONFormatter(logging.Formatter):
         line: dict[str, Any] = {
             "time": f"{moment}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
-            "event": record.getMessage(),
+            "event": _event_of(record.getMessage()),
         }
         line |= getattr(record, _FIELDS, {})
         if record.exc_info and record.exc_info[0] is not None:
-            # The traceback's source lines may name secrets; the class may not.
             line["exception"] = record.exc_info[0].__name__
         return json.dumps(line, default=str)
+
+
+def _event_of(message: str) -> str:
+    """Return the line of a message that names no values.
+
+    asyncio shows exceptions after its first line, and uvicorn says a whole traceback,
+    which ends with one; only its class is kept.
+    """
+    lines = message.splitlines() or [""]
+    if lines[0].startswith("Traceback"):
+        return lines[-1].partition(":")[0]
+    return lines[0]

@@ -1,4 +1,4 @@
-"""What both services share: signed answers, refusals, health, readiness, metrics."""
+"""What both services share: routes with signed answers and refusals."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hre_torch.aggregators.services.errands import UnreachableError
 from hre_torch.aggregators.services.intake import Expected, Intake, RefusedError
 from hre_torch.aggregators.services.logs import log_event
 from hre_torch.aggregators.services.metrics import Metrics
+from hre_torch.aggregators.services.readiness import Readiness
 from hre_torch.crypto.signatures import SigningKey
 from hre_torch.errors import AggregatorError, HREError
 from hre_torch.protocol.envelope import refuse
@@ -45,16 +46,24 @@ class Desk:
         task: the task.
         secret: whose answers these are.
         metrics: counts what comes and what is refused.
+        readiness: told of a KTS that cannot be reached and of a store that fails.
         link: name of the other end in metrics.
     """
 
-    def __init__(self, task: Task, secret: Secret, metrics: Metrics, link: str) -> None:
+    def __init__(
+        self,
+        task: Task,
+        secret: Secret,
+        metrics: Metrics,
+        readiness: Readiness,
+        link: str,
+    ) -> None:
         self._task = task
         self._name = secret.name
         self._key: SigningKey = secret.signing
         self._metrics = metrics
+        self._readiness = readiness
         self._link = link
-        self.ready = False
 
     def route(self, path: str, intake: Intake, expected: Expected, work: Work) -> Route:
         """Return a route on which `work` answers messages of one kind.
@@ -85,33 +94,6 @@ class Desk:
 
         return Route(path, answer, methods=["POST"])
 
-    def housekeeping(self) -> list[Route]:
-        """Return `/healthz`, `/readyz` and `/metrics`."""
-
-        async def healthz(request: Request) -> Response:
-            return PlainTextResponse("alive\n")
-
-        async def readyz(request: Request) -> Response:
-            if self.ready:
-                return PlainTextResponse("ready\n")
-            return PlainTextResponse("not ready\n", status_code=503)
-
-        async def metrics(request: Request) -> Response:
-            return PlainTextResponse(self._metrics.render())
-
-        return [
-            Route("/healthz", healthz),
-            Route("/readyz", readyz),
-            Route("/metrics", metrics),
-        ]
-
-    def set_ready(self, ready: bool) -> None:
-        """Say whether the server can do its work."""
-        if ready != self.ready:
-            log_event("ready" if ready else "not ready")
-        self.ready = ready
-        self._metrics.ready.set(ready)
-
     def _refusal(self, error: HREError, about: bytes, path: str) -> Response:
         reason = type(error).__name__
         self._metrics.rejects.labels(reason).inc()
@@ -130,9 +112,14 @@ class Desk:
 
     def _unavailable(self, error: AggregatorError, path: str) -> Response:
         self._metrics.rejects.labels(type(error).__name__).inc()
-        if isinstance(error, UnreachableError):
-            self.set_ready(False)
         log_event("unavailable", level=logging.ERROR, route=path, message=str(error))
+        # Its own words name folders and addresses, which are nobody else's business.
+        kind, said = "disk", "the server's store has failed, and its log says how"
+        if isinstance(error, UnreachableError):
+            kind, said = "kts", "the key transform server does not answer"
+        self._readiness.report(kind, str(error))
         return PlainTextResponse(
-            f"{error}\n", status_code=503, headers={"retry-after": "1"}
+            f"{said}; send the same message again later\n",
+            status_code=503,
+            headers={"retry-after": "1"},
         )

@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 import time
+from asyncio import sslproto
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -26,7 +27,12 @@ from hre_torch.errors import AggregatorError, ConfigurationError, UnsupportedErr
 __all__ = ["check_certificate", "check_exposure", "hosted", "serve"]
 
 _GRACE_SECONDS: Final = 10
+_MOST_HEAD_OCTETS: Final = 16_384
+_TLS_BUFFER_OCTETS: Final = 8192
+"""With the head so far, and what waits for its turn before and after it is decrypted, a
+stranger holds 64 KB at most."""
 _START_SECONDS: Final = 10.0
+_NOT_STARTED: Final = "the service did not start; its log says why"
 _WAITING_CONNECTIONS: Final = 1024
 """How many the kernel keeps till they are accepted."""
 _ACCEPTED_AT_ONCE: Final = 1
@@ -88,10 +94,13 @@ def check_certificate(certificate: Path | None, private_key: Path | None) -> Non
 
 def serve(
     app: Starlette,
+    admin: Starlette,
     parameters: Parameters,
     *,
     host: str,
     port: int,
+    admin_host: str,
+    admin_port: int,
     certificate: Path | None = None,
     private_key: Path | None = None,
 ) -> None:
@@ -101,20 +110,23 @@ def serve(
 
     Args:
         app: of a service.
+        admin: what only whoever runs it should look at; plain HTTP, in a thread.
         parameters: the task's, which decide where it may be served.
         host: address or name to listen on.
         port: 0 for any free one.
+        admin_host: address or name for `admin`.
+        admin_port: 0 for any free one.
         certificate: PEM chain for TLS, with `private_key`; None for plain HTTP.
         private_key: PEM.
 
     Raises:
         UnsupportedError: see `check_exposure`.
         ConfigurationError: see `check_certificate`.
-        AggregatorError: the address cannot be listened on.
+        AggregatorError: an address cannot be listened on.
     """
     check_exposure(parameters, host)
     check_certificate(certificate, private_key)
-    with _listening(host, port) as listener:
+    with _listening(host, port) as listener, _aside(admin, admin_host, admin_port):
         log_event("listening", host=host, port=listener.getsockname()[1])
         server = _Server(_config(app, certificate, private_key))
         # Modules live as long as the server, and looking for garbage among them made
@@ -122,6 +134,8 @@ def serve(
         gc.collect()
         gc.freeze()
         server.run(sockets=[listener])
+        if not server.started:
+            raise AggregatorError(_NOT_STARTED)
 
 
 @contextlib.contextmanager
@@ -136,7 +150,7 @@ def hosted(
 ) -> Iterator[str]:
     """Serve in a thread of this process while the `with` lasts; gives the URL.
 
-    Takes what `serve` takes.
+    Takes what `serve` takes, without `admin`.
 
     Raises:
         UnsupportedError: see `check_exposure`.
@@ -145,19 +159,37 @@ def hosted(
     """
     check_exposure(parameters, host)
     check_certificate(certificate, private_key)
-    with _listening(host, port) as listener:
-        server = _Server(_config(app, certificate, private_key))
-        thread = threading.Thread(
-            target=server.run, kwargs={"sockets": [listener]}, daemon=True
-        )
-        thread.start()
-        try:
-            _await_start(server, thread)
-            scheme = "http" if certificate is None else "https"
-            yield f"{scheme}://{host}:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
+    with (
+        _listening(host, port) as listener,
+        _running(_Server(_config(app, certificate, private_key)), listener),
+    ):
+        scheme = "http" if certificate is None else "https"
+        yield f"{scheme}://{host}:{listener.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def _aside(admin: Starlette, host: str, port: int) -> Iterator[None]:
+    with (
+        _listening(host, port) as listener,
+        _running(_Server(_config(admin, None, None)), listener),
+    ):
+        log_event("admin", host=host, port=listener.getsockname()[1])
+        yield
+
+
+@contextlib.contextmanager
+def _running(server: uvicorn.Server, listener: socket.socket) -> Iterator[None]:
+    """Run a server in a thread while the `with` lasts."""
+    thread = threading.Thread(
+        target=server.run, kwargs={"sockets": [listener]}, daemon=True
+    )
+    thread.start()
+    try:
+        _await_start(server, thread)
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 class _Server(uvicorn.Server):
@@ -180,13 +212,15 @@ def _await_start(server: uvicorn.Server, thread: threading.Thread) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while not server.started:
         if not thread.is_alive() or time.monotonic() > deadline:
-            raise AggregatorError("the service did not start; its log says why")
+            raise AggregatorError(_NOT_STARTED)
         time.sleep(0.005)
 
 
 def _config(
     app: Starlette, certificate: Path | None, private_key: Path | None
 ) -> uvicorn.Config:
+    # asyncio keeps a buffer of that size, 256 KB otherwise, for every connection.
+    sslproto.SSLProtocol.max_size = _TLS_BUFFER_OCTETS
     return uvicorn.Config(
         app,
         http=guarded(),
@@ -202,7 +236,7 @@ def _config(
         # Longer than clients do, so that no request meets the end of its connection.
         timeout_keep_alive=KEPT_SECONDS + 15,
         timeout_graceful_shutdown=_GRACE_SECONDS,
-        h11_max_incomplete_event_size=16_384,
+        h11_max_incomplete_event_size=_MOST_HEAD_OCTETS,
         ssl_certfile=None if certificate is None else str(certificate),
         ssl_keyfile=None if private_key is None else str(private_key),
     )

@@ -29,6 +29,13 @@ class Durable(Protocol):
     def transaction(self) -> AbstractContextManager[Any]:
         """Make durable, when the `with` ends, what the role did inside."""
 
+    def probe(self, octets: int) -> None:
+        """See whether so many octets more could be kept.
+
+        Raises:
+            StoreError: they could not.
+        """
+
     def close(self) -> None:
         """Close the store."""
 
@@ -45,6 +52,9 @@ class InMemory:
     def transaction(self) -> AbstractContextManager[None]:
         """Make nothing durable."""
         return nullcontext()
+
+    def probe(self, octets: int) -> None:
+        """Nothing needs room."""
 
     def close(self) -> None:
         """Nothing is open."""

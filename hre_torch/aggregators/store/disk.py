@@ -12,7 +12,7 @@ from typing import Final
 
 from hre_torch.errors import StoreError
 
-__all__ = ["disk_errors", "write_all"]
+__all__ = ["disk_errors", "probe_room", "write_all"]
 
 _ADVICE: Final = {
     "SQLITE_FULL": "the disk is full; make room and start the server again",
@@ -35,6 +35,8 @@ _ERRNO_NAMES: Final = {
     errno.ENOENT: "SQLITE_CANTOPEN",
     errno.EIO: "SQLITE_IOERR",
 }
+_PROBE: Final = "probe"
+_PROBE_OCTETS: Final = 4096
 _UNKNOWN: Final = "run `hre-torch db check` on the folder"
 
 
@@ -66,3 +68,26 @@ def write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def probe_room(folder: Path, octets: int) -> None:
+    """Write a small file and take it away again; see that there is room for more.
+
+    Args:
+        folder: on the disk in question.
+        octets: how many there must be room for.
+
+    Raises:
+        OSError: the disk is full or read-only, or it fails.
+    """
+    path = folder / _PROBE
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        write_all(descriptor, bytes(_PROBE_OCTETS))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
+    room = os.statvfs(folder)
+    if room.f_bavail * room.f_frsize < octets:
+        raise OSError(errno.ENOSPC, f"less than {octets} octets are free")

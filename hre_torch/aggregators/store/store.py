@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from hre_torch.aggregators.store.bodies import BodyFiles
 from hre_torch.aggregators.store.contents import Contents, read_contents
-from hre_torch.aggregators.store.disk import disk_errors
+from hre_torch.aggregators.store.disk import disk_errors, probe_room
 from hre_torch.aggregators.store.recorder import Recorder
 from hre_torch.aggregators.store.rows import Rows
 from hre_torch.aggregators.store.shelves import BodyShelf
@@ -150,6 +150,15 @@ class Store:
             finally:
                 self._depth -= 1
                 self._recorder.listening = self._depth > 0
+
+    def probe(self, octets: int) -> None:
+        """See whether so many octets more could be kept; may be called in any thread.
+
+        Raises:
+            StoreError: they could not, or the disk takes nothing at all.
+        """
+        with disk_errors(self._folder):
+            probe_room(self._folder, octets)
 
     def close(self) -> None:
         """Write what had time, and close; closing twice is no mistake."""
