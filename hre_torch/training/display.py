@@ -53,9 +53,11 @@ _HEADINGS: Final = {
 }
 
 # Characters that a row needs without phases, and more for each phase. A terminal too
-# narrow for both gets the mean phases of all participants below the table.
-_ROW_WIDTH: Final = 74
+# narrow for both gets the mean phases of all participants below the table, one too
+# narrow for a row does without the bytes.
+_ROW_WIDTH: Final = 77
 _PHASE_WIDTH: Final = 9
+_BYTES: Final = ("sent", "received")
 
 # Above, right, below, left: aligned with the first column of the table.
 _INDENT: Final = (0, 0, 0, 1)
@@ -163,7 +165,8 @@ class TrainingDisplay:
         parts = [self._heading(), self._participants(phases if wide else [])]
         below = self._server_phases if wide else self._mean_phases()
         if below:
-            parts.append(_phase_table("servers ms" if wide else "mean ms", below))
+            title = "servers ms" if wide else "mean ms"
+            parts += _phase_tables(title, below, self._console.width)
         return Group(*parts)
 
     def _show(self, evaluated: bool) -> None:
@@ -238,7 +241,9 @@ class TrainingDisplay:
     def _participants(self, phases: Sequence[str]) -> Table:
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
         table.add_column("participant", no_wrap=True, max_width=16)
-        for heading in ("loss", "version", "stale", "pending", "sent", "received"):
+        octets = _BYTES if self._console.width >= _ROW_WIDTH else ()
+        headings = ("loss", "version", "stale", "pending", *octets)
+        for heading in headings:
             table.add_column(heading, justify="right", no_wrap=True)
         for phase in phases:
             heading = _HEADINGS.get(phase, phase)
@@ -247,7 +252,8 @@ class TrainingDisplay:
         room = max(1, self._console.height - _OTHER_LINES)
         for name in names if len(names) <= room else names[: room - 1]:
             cells = [_milliseconds(self._phases[name].get(phase)) for phase in phases]
-            table.add_row(escape(name), *_cells(self._rows[name]), *cells)
+            own = _cells(self._rows[name])[: len(headings)]
+            table.add_row(escape(name), *own, *cells)
         if len(names) > room:
             table.add_row(f"and {len(names) - room + 1} more", style="dim")
         return table
@@ -275,14 +281,23 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     return [_NOTHING if loss is None else f"{loss:.4f}", *counts, *sizes]
 
 
-def _phase_table(title: str, phases: Mapping[str, float]) -> RenderableType:
-    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
-    table.add_column(title, style="dim", no_wrap=True)
+def _phase_tables(
+    title: str, phases: Mapping[str, float], width: int
+) -> list[RenderableType]:
+    """Return as many tables below each other as it takes to fit the width."""
     names = _in_order(set(phases))
-    for phase in names:
-        table.add_column(_HEADINGS.get(phase, phase), justify="right", no_wrap=True)
-    table.add_row("", *(_milliseconds(phases[phase]) for phase in names))
-    return Padding(table, _INDENT)
+    fitting = max(1, (width - len(title)) // _PHASE_WIDTH)
+    tables: list[RenderableType] = []
+    for start in range(0, len(names), fitting):
+        table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
+        table.add_column("" if start else title, style="dim", min_width=len(title))
+        row = names[start : start + fitting]
+        for phase in row:
+            heading = _HEADINGS.get(phase, phase)
+            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_row("", *(_milliseconds(phases[phase]) for phase in row))
+        tables.append(Padding(table, _INDENT))
+    return tables
 
 
 def _in_order(phases: set[str]) -> list[str]:

@@ -62,6 +62,25 @@ def test_the_drawings_are_painted_in_the_colours_of_the_theme(screenshot):
     assert coloured
 
 
+def test_the_page_fits_a_telephone_of_420_pixels(report, tmp_path):
+    # A window is never that narrow, a frame is.
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f"<iframe src='{report.page.as_uri()}' width=420 height=6000></iframe>"
+        "<script>const frame = document.querySelector('iframe');"
+        "frame.onload = () => {"
+        " const all = [...frame.contentDocument.querySelectorAll('body *')];"
+        " const right = all.map(e => e.getBoundingClientRect().right);"
+        " document.title = all.length + ' parts, ' + Math.max(...right) + ' wide'"
+        "}</script>"
+    )
+    options = ("--allow-file-access-from-files", "--virtual-time-budget=5000")
+    loaded = browse(frame, tmp_path, *options, "--dump-dom")
+    parts, width = re.search(r"<title>(\d+) parts, ([\d.]+) wide", loaded).groups()
+    assert int(parts) > 50
+    assert float(width) <= 420
+
+
 def test_the_page_keeps_every_picture_after_loading(report, tmp_path):
     loaded = browse(report.page, tmp_path, "--dump-dom")
     pictures = re.findall(r"<img[^>]*src=\"([^\"]{0,30})", loaded)
