@@ -51,5 +51,6 @@ class PhaseTimer:
         """Return the mean duration of one call of each phase, in milliseconds."""
         return {
             phase: 1000.0 * self.seconds[phase] / self.calls[phase]
-            for phase in sorted(self.seconds)
+            # Another thread may be about to add a phase; its calls come last.
+            for phase in sorted(self.calls)
         }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from hre_torch.cli.passphrases import PassphraseFile, ask_passphrase
+from hre_torch.cli.screen import messages, say, tell
 
 __all__ = ["participate"]
 
@@ -45,6 +48,9 @@ def participate(
             min=0, help="Seconds without an answer till it is an error; else wait."
         ),
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write JSON lines, one an epoch.")
+    ] = False,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Train your share of RECIPE; nothing leaves this machine unencrypted."""
@@ -53,6 +59,7 @@ def participate(
     from hre_torch.deployment.participation import train_participant
     from hre_torch.deployment.roster_file import read_roster
     from hre_torch.errors import RunDirectoryError
+    from hre_torch.protocol.suites import SUITES
     from hre_torch.recipes import load_recipe
 
     file = read_roster(roster)
@@ -65,9 +72,10 @@ def participate(
         )
     memory = None if state is None else Memory(state)
 
-    def report(record: dict[str, Any]) -> None:
-        typer.echo(json.dumps(record))
-
+    suite = SUITES.get(file.suite)
+    if not as_json and not suite.baseline:
+        title = f"suite {suite.name} protects"
+        say(suite.protects, title=title, style="bold green", prose=True)
     session = connect(
         dsp,
         key_file=key,
@@ -79,21 +87,51 @@ def participate(
         timeout=timeout,
         workers=loaded.workers,
     )
-    try:
+    with ExitStack() as stack:
+        stack.callback(session.close)
+        show = None if as_json else _shown(stack, recipe.stem)
         done = train_participant(
-            loaded, session, report, own_data=own_data, memory=memory
+            loaded,
+            session,
+            show or _as_json,
+            own_data=own_data,
+            memory=memory,
+            watch=show,
         )
-    finally:
-        session.close()
-    if out is not None:
-        write_weights(out, done.weights)
-    if memory is not None:
-        memory.forget()
-    report(
-        {
-            "event": "end",
+        end = {
             "participant": session.name,
             "accuracy": done.accuracy,
             "version": done.version,
         }
-    )
+        if show is not None:
+            show(end | {"event": "evaluation"})
+    if out is not None:
+        write_weights(out, done.weights)
+    if memory is not None:
+        memory.forget()
+    if as_json:
+        _as_json({"event": "end"} | end)
+        return
+    tell(f"version {done.version}: test accuracy {100.0 * done.accuracy:.2f} %")
+    if out is not None:
+        tell(f"Written to {out}")
+
+
+def _as_json(record: dict[str, Any]) -> None:
+    typer.echo(json.dumps(record))
+
+
+def _shown(stack: ExitStack, title: str) -> Callable[[dict[str, Any]], None]:
+    """Return what draws records as `train` does, from the first one on."""
+    from hre_torch.training.display import TrainingDisplay
+
+    drawn: list[TrainingDisplay] = []
+
+    def show(record: dict[str, Any]) -> None:
+        if not drawn:
+            name, steps = record["participant"], record["steps"]
+            display = TrainingDisplay(title, [name], steps, {}, console=messages)
+            drawn.append(stack.enter_context(display))
+        drawn[0].update(record)
+
+    return show

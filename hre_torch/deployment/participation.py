@@ -132,6 +132,7 @@ def train_participant(
     part: int = 0,
     parts: int = 1,
     memory: Memory | None = None,
+    watch: Report | None = None,
 ) -> Participation:
     """Train one participant's share of a recipe to its end, or one part of it.
 
@@ -146,6 +147,8 @@ def train_participant(
             what the quantiser left over start anew with every part.
         memory: where to remember how far it has come, and to go on from. To be
             forgotten once what comes of the last part is where it belongs.
+        watch: told where it stands at the beginning and after every step, as a record
+            that `TrainingDisplay` takes, with the number of `steps`.
 
     Raises:
         AggregatorError: the DSP could not be reached for too long.
@@ -185,8 +188,12 @@ def train_participant(
     if memory is not None:
         memory.keep(remembered(first))
     started = time.perf_counter()
+    if watch is not None:
+        watch(_step_record(learner, first, end, timer))
     for number in range(first, end):
         learner.step(number)
+        if watch is not None:
+            watch(_step_record(learner, number + 1, end, timer))
         if memory is not None:
             sent = Sent(number + 1 - learner.since_push, session.sequence)
             note = partial(remembered, number + 1)
@@ -221,16 +228,36 @@ def _remembered(
 
 def _epoch_record(learner: Learner, epoch: float, seconds: float) -> dict[str, Any]:
     """Return what is reported of an epoch; the loss is that since the last report."""
-    session = learner.session
     return {
         "event": "epoch",
-        "participant": session.name,
         "epoch": round(epoch, 3),
         "loss": learner.take_loss(),
+        "seconds": round(seconds, 3),
+        **_standing(learner),
+    }
+
+
+def _step_record(
+    learner: Learner, step: int, end: int, timer: PhaseTimer
+) -> dict[str, Any]:
+    """Return what is told of a local step, and of how many there are."""
+    return {
+        "event": "step",
+        "global_step": step,
+        "steps": end,
+        "loss": learner.loss,
+        "phases": timer.mean_milliseconds(),
+        **_standing(learner),
+    }
+
+
+def _standing(learner: Learner) -> dict[str, Any]:
+    session = learner.session
+    return {
+        "participant": session.name,
         "version": session.version,
         "staleness": session.staleness,
         "pending": session.pending,
-        "seconds": round(seconds, 3),
         "bytes_up": session.statistics.bytes_up,
         "bytes_down": session.statistics.bytes_down,
     }

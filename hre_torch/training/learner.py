@@ -98,11 +98,14 @@ class Learner:
 
     def take_loss(self) -> float | None:
         """Return the mean loss since this was last asked, if there was a step."""
-        if not self._loss_count:
-            return None
-        mean = self._loss_sum / self._loss_count
+        mean = self.loss
         self._loss_sum, self._loss_count = 0.0, 0
         return mean
+
+    @property
+    def loss(self) -> float | None:
+        """Mean loss since `take_loss` was last called, if there was a step."""
+        return self._loss_sum / self._loss_count if self._loss_count else None
 
     def flush(self) -> None:
         """Push what is left at the end, as far as the task allows.
