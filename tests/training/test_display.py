@@ -236,3 +236,19 @@ def test_an_error_passes_through_without_a_closing_line(make_display):
     with pytest.raises(RuntimeError, match="stop"), display:
         raise RuntimeError("stop")
     assert "trained for" not in buffer.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 70, 77, 90])
+def test_no_number_and_no_heading_is_cut_off_on_a_narrow_terminal(width):
+    screen = Console(file=io.StringIO(), width=width, color_system=None)
+    display = TrainingDisplay("digits", ["p0"], 12_000, {}, console=screen)
+    phases = ("quantise", "submit", "open", "fetch", "first_phase", "second_phase")
+    numbers = {phase: 1000.0 + place for place, phase in enumerate(phases)}
+    display.update(PUSH | {"phases": numbers, "version": 12_345, "staleness": 12})
+    with screen.capture() as captured:
+        screen.print(display.render())
+    shown = captured.get()
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    assert max(len(line.rstrip()) for line in shown.splitlines()) <= width
+    for expected in ("0.4321", "12345", "2nd ph.", *map(str, range(1000, 1006))):
+        assert expected in shown
