@@ -6,6 +6,8 @@ HREError
 │   ├── RecipeError         a recipe has an unknown key or a wrong value
 │   ├── TaskError           a task breaks a rule of its suite
 │   ├── LayoutError         model, optimizer and task disagree about parameters
+│   ├── OutsideChangeError  weights were changed behind the optimizer's back
+│   ├── CheckpointError     a checkpoint is of another task, or of another time
 │   ├── DataError           a data set is missing or unreadable
 │   ├── RunDirectoryError   a run directory is missing, foreign or damaged
 │   ├── UnsupportedError    a trainer or optimizer setting we refuse by name
@@ -40,6 +42,7 @@ from __future__ import annotations
 __all__ = [
     "AggregatorError",
     "BackPressure",
+    "CheckpointError",
     "ChecksumError",
     "ConfigurationError",
     "CryptoError",
@@ -58,6 +61,7 @@ __all__ = [
     "ModulusError",
     "NonFiniteError",
     "NonFiniteGradientWarning",
+    "OutsideChangeError",
     "ProofError",
     "ProtocolError",
     "RecipeError",
@@ -101,6 +105,14 @@ class TaskError(ConfigurationError):
 
 class LayoutError(ConfigurationError):
     """Model, optimizer and task disagree about the layout of the parameters."""
+
+
+class OutsideChangeError(ConfigurationError):
+    """A script changed the weights between two steps, and did not say what it means."""
+
+
+class CheckpointError(ConfigurationError):
+    """A checkpoint is of another task, or older than the session that loads it."""
 
 
 class DataError(ConfigurationError):

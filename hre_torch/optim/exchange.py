@@ -13,13 +13,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import math
 import warnings
-from typing import Any
+import weakref
+from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from hre_torch.encoding.fixed_point import (
     NearestRounding,
@@ -29,6 +34,7 @@ from hre_torch.encoding.fixed_point import (
 from hre_torch.errors import (
     AggregatorError,
     BackPressure,
+    CheckpointError,
     HREWarning,
     LayoutError,
     NonFiniteError,
@@ -48,6 +54,9 @@ __all__ = ["Exchange"]
 
 Vector = npt.NDArray[np.float64]
 
+_OWNERS: Final = WeakTensorKeyDictionary()
+"""Parameter to a weak reference of the session that trains it."""
+
 
 class Exchange:
     """Pushes from the local model, which follows the session's weights.
@@ -57,6 +66,7 @@ class Exchange:
     Args:
         session: participant and aggregator.
         view: the parameters, and buffers if they are averaged.
+        guard: whether nothing else may change the parameters from step to step.
         clip: L2 bound of an update's parameters, > 0, or None.
         error_feedback: whether what quantisation left over stays in the local model.
         rounding: rule of the quantiser; to the nearest if None.
@@ -64,9 +74,15 @@ class Exchange:
         noise: differential privacy of this participant; none if None.
         samples: how many samples an update stands for, where updates have weights.
 
+    Steps that an earlier optimizer made on the same session, and did not push, go on
+    here.
+
     Raises:
-        UnsupportedError: the noise or the samples do not fit the task. Later on, by any
+        UnsupportedError: the noise or the samples do not fit the task, or the
+            parameters are trained through another open session. Later on, by any
             method: another optimizer was made on the same session.
+        OutsideChangeError: an earlier optimizer's parameters were changed since its
+            last step.
     """
 
     def __init__(
@@ -74,6 +90,7 @@ class Exchange:
         session: Session,
         view: FlatView,
         *,
+        guard: bool,
         clip: float | None,
         error_feedback: bool,
         rounding: Rounding | None,
@@ -81,6 +98,7 @@ class Exchange:
         noise: GaussianNoise | None = None,
         samples: int | None = None,
     ) -> None:
+        _claim(view.tensors, session)
         self.view = view
         self._session = session
         self._task = session.task
@@ -94,8 +112,15 @@ class Exchange:
         nearest = isinstance(rounding, NearestRounding | None)
         error = 0.5 if nearest else 1.0
         self._noise_width = noise.width(self._task, clip, error) if noise else 0.0
-        self.model = LocalModel(view, self._known_weights)
+        earlier = session.attached
+        if isinstance(earlier, LocalModel):
+            earlier.absorb()
+        n_guarded = session.task.config.n_params if guard else 0
+        guarded = _first(view.tensors, n_guarded)
+        self.model = LocalModel(view, self._known_weights, guarded)
         session.attach(self.model)
+        if isinstance(earlier, LocalModel):
+            self.model.take_over(earlier)
 
     def push(self) -> int:
         """Hand everything in `local` to the session.
@@ -144,6 +169,27 @@ class Exchange:
         with contextlib.suppress(StaleUploadError, BackPressure):
             self._session.resend()
 
+    def adopt(self) -> None:
+        """Take the parameters as they are now for training; warn of what changed.
+
+        Raises:
+            NonFiniteError: a parameter is NaN or infinite; all were put back.
+        """
+        self._require_followed()
+        changed, own = self.model.adopt()
+        share = f", {changed / own:.1%} of the weights' own" if own else ""
+        warnings.warn(
+            f"The model's present weights become part of the next update, which moves "
+            f"them by {changed:.3g} in L2 norm{share}: everybody will get that.",
+            HREWarning,
+            stacklevel=3,
+        )
+
+    def restore(self) -> None:
+        """Show the session's weights and what is not yet pushed again."""
+        self._require_followed()
+        self.model.show()
+
     def idle(self) -> bool:
         """Whether all that is not yet pushed rounds to zero.
 
@@ -183,26 +229,33 @@ class Exchange:
             "pushes": self._session.pushed,
         }
 
-    def is_current(self, state: dict[str, Any]) -> bool:
-        """Whether what a saved state had not pushed is still unknown to the session.
+    def require_current(self, state: dict[str, Any]) -> None:
+        """Refuse a state that cannot go on with this session.
 
-        Warns if it is not, because more or less was pushed since. The weights that
-        another task starts from are taken to hold it, as those of a saved model do.
+        Loading shows the session's weights. Those of another task would take the place
+        of a checkpoint's, and an older state's would be those of today.
+
+        Raises:
+            CheckpointError: it is of another task, or the session has pushed since.
         """
-        if state.get("task") != self._task.cfg.hex():
-            return False
-        if not state["local"].any():
-            return True
-        if (now := self._session.pushed) == state["pushes"]:
-            return True
-        warnings.warn(
-            f"The state was saved after {state['pushes']} pushes, but the session "
-            f"stands at {now}: training goes on from the session's weights, and what "
-            "the state had not yet pushed is left out.",
-            HREWarning,
-            stacklevel=3,
-        )
-        return False
+        here = self._task.cfg.hex()
+        if state["task"] != here:
+            raise CheckpointError(
+                f"The checkpoint is of task {state['task'][:16]}, this session of task "
+                f"{here[:16]}, whose weights would take the place of the checkpoint's. "
+                "Go on with the federation that was saved beside the checkpoint "
+                "(Federation.load(path)), or load the model's checkpoint before "
+                "Federation.local(model, ...) and leave out "
+                "state['hre_torch'] of the optimizer's."
+            )
+        if "pushes" in state and (now := self._session.pushed) != state["pushes"]:
+            raise CheckpointError(
+                f"The checkpoint was written after {state['pushes']} pushes, but this "
+                f"session stands at {now}: what was released since cannot be taken "
+                "back. Go on with the federation that was saved beside the checkpoint "
+                "(Federation.load(path)), or keep the present weights and load "
+                "everything but state['hre_torch'] of the optimizer's."
+            )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Start again from the session's weights and a saved state.
@@ -316,8 +369,8 @@ class Exchange:
 
     def _parameters_digest(self) -> str:
         digest = hashlib.sha256()
-        for piece in self.view.pieces:
-            digest.update(piece.read().tobytes())
+        for octets in self.model.bits():
+            digest.update(octets)
         return digest.hexdigest()
 
     def _known_weights(self, place: slice) -> Vector:
@@ -325,3 +378,31 @@ class Exchange:
 
     def _places(self) -> list[slice]:
         return [piece.place for piece in self.view.pieces]
+
+
+def _first(tensors: Sequence[Tensor], n_values: int) -> list[Tensor]:
+    """Return the tensors that hold the first values of a flat vector."""
+    ends = itertools.accumulate(tensor.numel() for tensor in tensors)
+    return [
+        tensor for tensor, end in zip(tensors, ends, strict=True) if end <= n_values
+    ]
+
+
+def _claim(tensors: Sequence[Tensor], session: Session) -> None:
+    """Note that these tensors are trained through a session.
+
+    Raises:
+        UnsupportedError: they are trained through another one that is open.
+    """
+    for tensor in tensors:
+        known = _OWNERS.get(tensor)
+        owner = None if known is None else known()
+        if owner is not None and owner is not session and not owner.closed:
+            raise UnsupportedError(
+                f"This model is trained through the open session of {owner.name!r} "
+                f"already; that of {session.name!r} would undo its steps. Give each "
+                "participant a model of its own, copy.deepcopy(model), or close the "
+                "other session first."
+            )
+    for tensor in tensors:
+        _OWNERS[tensor] = weakref.ref(session)

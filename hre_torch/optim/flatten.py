@@ -9,7 +9,7 @@ digest which the task binds; `FlatView` reads it from the tensors and writes it 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -279,6 +279,7 @@ class FlatView:
             takes besides the model.
 
     Attributes:
+        tensors: as given.
         pieces: the vector, cut into pieces in order.
         n_values: length of the vector.
     """
@@ -286,6 +287,8 @@ class FlatView:
     def __init__(
         self, tensors: Sequence[Tensor], piece_values: int = _PIECE_VALUES
     ) -> None:
+        self.tensors = tuple(tensors)
+        self._piece_values = piece_values
         self._identities = frozenset(map(id, tensors))
         self.pieces = tuple(_pieces(tensors, piece_values))
         self.n_values = self.pieces[-1].place.stop if self.pieces else 0
@@ -304,6 +307,18 @@ class FlatView:
 
     def __contains__(self, tensor: object) -> bool:
         return id(tensor) in self._identities
+
+    def replaced(self, others: Mapping[int, Tensor]) -> FlatView:
+        """Return a view of other tensors in the same places.
+
+        Args:
+            others: `id` of a tensor to what stands in its place, of the same shape; a
+                tensor that is not named stays.
+        """
+        if not others:
+            return self
+        tensors = [others.get(id(tensor), tensor) for tensor in self.tensors]
+        return FlatView(tensors, self._piece_values)
 
     def read(self) -> npt.NDArray[np.float64]:
         """Return all values, float64, shape `(n_values,)`; exact for every dtype."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Final, NoReturn, overload
+from typing import Any, Final, Literal, NoReturn, overload
 
 import torch
 from torch import nn
@@ -31,7 +31,7 @@ from hre_torch.optim.guards import (
 from hre_torch.optim.inner import InnerStep
 from hre_torch.optim.privacy import GaussianNoise
 from hre_torch.optim.progress import Progress
-from hre_torch.optim.settings import check_kinds, check_numbers
+from hre_torch.optim.settings import check_choice, check_kinds, check_numbers
 from hre_torch.optim.staleness import Constant, StalenessWeight
 from hre_torch.protocol.participant import Opened
 from hre_torch.protocol.session import Session
@@ -50,7 +50,8 @@ def without_local(state: dict[str, Any]) -> dict[str, Any]:
     ours = state[STATE_KEY]
     zeros = {name: torch.zeros_like(ours[name]) for name in ("local", "local_before")}
     progress = ours["progress"] | {"since_push": 0}
-    return state | {STATE_KEY: ours | zeros | {"progress": progress}}
+    kept = {name: value for name, value in ours.items() if name != "pushes"}
+    return state | {STATE_KEY: kept | zeros | {"progress": progress}}
 
 
 class HREOptimizer(Optimizer):
@@ -71,7 +72,12 @@ class HREOptimizer(Optimizer):
        opened and added to the parameters.
 
     Between steps the parameters are the released weights, plus all own updates that are
-    not yet released, plus what is not yet pushed.
+    not yet released, plus what is not yet pushed. Nothing else may change them then,
+    unless it puts them back before the next step, as an evaluation of averaged weights
+    does: see `outside_changes`, `adopt_weights` and `restore`.
+
+    A session serves one optimizer. When it is wrapped again, steps that the earlier
+    optimizer did not push go on in the new one.
 
     Args:
         inner: the optimizer that computes the steps.
@@ -86,6 +92,9 @@ class HREOptimizer(Optimizer):
         staleness_weight: weight of an update of a given staleness, in (0, 1].
         noise: differential privacy of this participant; none if left out.
         samples: how many this participant trains on, where the task weights updates.
+        outside_changes: what becomes of parameters that something else changes from
+            one step to the next: `"refuse"` raises at the next step, `"push"` counts
+            the change as training, for scripts that clip weights after a step, say.
 
     Attributes:
         inner, session: as given.
@@ -115,6 +124,7 @@ class HREOptimizer(Optimizer):
         staleness_weight: StalenessWeight | None = None,
         noise: GaussianNoise | None = None,
         samples: int | None = None,
+        outside_changes: Literal["refuse", "push"] = "refuse",
     ) -> None:
         if not isinstance(inner, Optimizer) or isinstance(inner, HREOptimizer):
             raise UnsupportedError(
@@ -129,6 +139,7 @@ class HREOptimizer(Optimizer):
             noise=noise,
         )
         check_numbers(push_every, pull_every, clip)
+        check_choice("outside_changes", outside_changes, ("refuse", "push"))
         super().__init__(inner.param_groups, inner.defaults)
         self.inner = inner
         self.session = session
@@ -140,6 +151,7 @@ class HREOptimizer(Optimizer):
         self._exchange_with = functools.partial(
             Exchange,
             session,
+            guard=outside_changes == "refuse",
             clip=session.task.config.clip if clip is None else clip,
             error_feedback=error_feedback,
             rounding=rounding,
@@ -173,24 +185,36 @@ class HREOptimizer(Optimizer):
 
         Raises:
             LayoutError: a trained parameter is not part of the task.
+            OutsideChangeError: something else has changed the parameters.
             AggregatorError: no server answers; the local step is made, and the exchange
                 is due again at the next one.
         """
-        try:
-            loss = self._inner_step(closure, self._require().view)
-        except NonFiniteGradientError as stopped:
-            self.progress.skip(str(stopped))
-            self._require().recover()
-            return stopped.loss
-        if not self._inner_step.made:
-            return loss
-        self.progress.count()
-        try:
-            self._push_if_due()
-            self._pull_if_due()
-        except NonFiniteError as error:
-            self.progress.skip(str(error))
+        # Messages are no arithmetic that could be compiled. The optimizer's own class
+        # has imported the compiler by now.
+        return torch.compiler.disable(self._step)(closure)
+
+    def _step(self, closure: Callable[[], float] | None) -> float | None:
+        exchange = self._require()
+        with exchange.model.stepping():
+            try:
+                loss = self._inner_step(closure, exchange.view)
+            except NonFiniteGradientError as stopped:
+                self.progress.skip(str(stopped))
+                exchange.recover()
+                return stopped.loss
+            if not self._inner_step.made:
+                return loss
+            self._count_step(exchange)
+            try:
+                self._push_if_due()
+                self._pull_if_due()
+            except NonFiniteError as error:
+                self.progress.skip(str(error))
         return loss
+
+    def _count_step(self, exchange: Exchange) -> None:
+        self.progress.count()
+        exchange.model.steps = self.progress.since_push
 
     def _push_if_due(self) -> None:
         if self.progress.since_push >= self._push_every:
@@ -209,16 +233,18 @@ class HREOptimizer(Optimizer):
         Raises:
             BackPressure: too much is unreleased already; nothing was sent or changed.
             NonFiniteError: a parameter is NaN or infinite; all were put back.
+            OutsideChangeError: something else has changed the parameters.
         """
-        sequence = self._require().push()
-        self.progress.since_push = 0
+        exchange = self._require()
+        sequence = exchange.push()
+        self.progress.since_push = exchange.model.steps = 0
         return sequence
 
     def pull(self) -> list[Opened]:
         """Pull now; return what was opened, oldest first.
 
         Raises:
-            NonFiniteError: as for `push`.
+            NonFiniteError, OutsideChangeError: as for `push`.
         """
         opened = self._require().pull()
         self.progress.since_pull = 0
@@ -234,12 +260,27 @@ class HREOptimizer(Optimizer):
         """Push what is left at the end of training, unless it rounds to zero.
 
         Raises:
-            BackPressure, NonFiniteError: as for `push`.
+            BackPressure, NonFiniteError, OutsideChangeError: as for `push`.
             AggregatorError: no acknowledgement came, perhaps of an earlier push.
         """
         self._require().settle()
         if not self._require().idle():
             self.push()
+
+    def adopt_weights(self) -> None:
+        """Make the model's present weights part of the next update.
+
+        For weights that a script has loaded or changed on purpose. Warns by how much
+        they differ from what this optimizer left, since everybody will get that.
+
+        Raises:
+            NonFiniteError: a parameter is NaN or infinite; all were put back.
+        """
+        self._require().adopt()
+
+    def restore(self) -> None:
+        """Show the session's weights plus what is not yet pushed again."""
+        self._require().restore()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group to the inner optimizer, before the first step.
@@ -282,22 +323,22 @@ class HREOptimizer(Optimizer):
         """Load what `state_dict` returned, or the state of the inner optimizer alone.
 
         With ours, the parameters become the session's weights plus what was not yet
-        pushed, whatever the module had loaded before. So that nothing counts twice,
-        what was not yet pushed is left out if the session has pushed since, which is
-        warned of, or serves another task.
+        pushed, whatever the module had loaded before.
 
         Raises:
+            CheckpointError: the state is of another task, or the session has pushed
+                since it was written.
             LayoutError: the state belongs to a model of another size.
         """
         state_dict = dict(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
         ours = state_dict.pop(STATE_KEY, None)
+        if ours is not None:
+            self._require().require_current(ours)
         self.inner.load_state_dict(state_dict)
         self._share_containers()
         if ours is not None:
-            if not self._require().is_current(ours):
-                ours = without_local({STATE_KEY: ours})[STATE_KEY]
             self._require().load_state_dict(ours)
             self.progress = Progress(**ours["progress"])
         for after in self._optimizer_load_state_dict_post_hooks.values():
@@ -329,4 +370,5 @@ class HREOptimizer(Optimizer):
             view = FlatView.of(source, self._buffers)
             require_known(self.param_groups, view)
             self._exchange = self._exchange_with(view)
+            self.progress.since_push = self._exchange.model.steps
         return self._exchange

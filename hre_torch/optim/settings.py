@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
@@ -12,7 +13,7 @@ from hre_torch.optim.privacy import GaussianNoise
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.task_options import is_positive
 
-__all__ = ["check_kinds", "check_numbers"]
+__all__ = ["check_choice", "check_kinds", "check_numbers"]
 
 
 def check_kinds(
@@ -65,3 +66,14 @@ def check_numbers(push_every: Any, pull_every: Any, clip: Any) -> None:
         raise UnsupportedError(
             f"clip is {clip!r}; it must be a positive number, or None for no bound."
         )
+
+
+def check_choice(name: str, given: Any, allowed: Sequence[str]) -> None:
+    """Refuse a word that is none of those allowed.
+
+    Raises:
+        UnsupportedError: it is not.
+    """
+    if given not in allowed:
+        words = " or ".join(map(repr, allowed))
+        raise UnsupportedError(f"{name} is {given!r}; it must be {words}.")

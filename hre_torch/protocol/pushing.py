@@ -73,6 +73,11 @@ class Pushing:
         """
         self._attached = local
 
+    @property
+    def attached(self) -> LocalWeights | None:
+        """The local model that follows, if there is one."""
+        return self._attached
+
     def follows(self, local: LocalWeights) -> bool:
         """Whether this is the local model that follows."""
         return self._attached is local

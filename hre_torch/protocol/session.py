@@ -11,6 +11,8 @@ becomes of an own update from sealing to release is told in `pushing`.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -49,6 +51,9 @@ class Session(Pushing):
             last for what is attached.
         state: where an earlier session of the same participant stopped.
 
+    Attributes:
+        closed: whether `close` was called.
+
     Raises:
         LayoutError: `initial` is not the vector that the task starts from.
         WrongTaskError: `state` is another participant's, or of another task.
@@ -79,6 +84,7 @@ class Session(Pushing):
         )
         self._unsent = None
         self._attached = None
+        self.closed = False
         self.latest_version = 0
         self.statistics = Statistics()
         if state is None or initial is not None:
@@ -224,11 +230,12 @@ class Session(Pushing):
             refused=self._pending.encoded_refused(),
             state_digests=self._model.run,
             latest_version=self.latest_version,
-            statistics=self.statistics,
+            statistics=replace(self.statistics),
         )
 
     def close(self) -> None:
         """Close the connection to the DSP."""
+        self.closed = True
         self._aggregator.close()
 
     def _pull(self, opened: list[Opened], *, merge: bool) -> None:
@@ -263,4 +270,4 @@ class Session(Pushing):
             task, values.astype(np.int64), state.state_digests
         )
         self.latest_version = state.latest_version
-        self.statistics = state.statistics
+        self.statistics = replace(state.statistics)

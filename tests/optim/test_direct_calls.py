@@ -10,8 +10,8 @@ from torch import nn
 
 from hre_torch.errors import (
     AggregatorError,
+    CheckpointError,
     EquivocationError,
-    HREWarning,
     NonFiniteError,
     UnsupportedError,
 )
@@ -164,28 +164,30 @@ def test_a_model_that_is_not_finite_is_put_back_before_anything_is_fetched(feder
     assert model.weight.item() == 0.0
 
 
-def test_an_older_state_in_the_same_session_brings_nothing_back_that_was_pushed(
-    federation,
-):
+def test_an_older_state_is_refused_by_a_session_that_has_pushed_since(federation):
     ((optimizer, model),) = joined(federation)
     optimizer._push_every = 10
     move(optimizer, model, 0.25)
     state = optimizer.state_dict()
     optimizer.push()
-    with pytest.warns(HREWarning, match="after 0 pushes, but the session stands at 1"):
+    with pytest.raises(CheckpointError, match="after 0 pushes, but this session stand"):
         optimizer.load_state_dict(state)
     assert model.weight.item() == 0.25
-    assert optimizer.progress.since_push == 0
     optimizer.pull()
     assert model.weight.item() == 0.25
 
 
-def test_a_state_of_another_task_brings_no_steps_that_were_not_pushed(federation):
+def test_a_state_of_another_task_is_refused_with_both_fingerprints(federation):
     ((optimizer, model),) = joined(federation)
     optimizer._push_every = 10
     move(optimizer, model, 0.25)
     made = federation(model, combine="sum")
     again = scalar()
     other = HREOptimizer(torch.optim.SGD(again.parameters(), lr=1.0), made.join())
-    other.load_state_dict(optimizer.state_dict())
+    with pytest.raises(CheckpointError, match=made.task.cfg.hex()[:16]) as refused:
+        other.load_state_dict(optimizer.state_dict())
+    assert optimizer.session.task.cfg.hex()[:16] in str(refused.value)
+    inner = optimizer.state_dict()
+    del inner["hre_torch"]
+    other.load_state_dict(inner)
     assert again.weight.item() == 0.25

@@ -203,10 +203,10 @@ def test_sums_with_momentum_or_long_pushes_are_warned_about(
     mean = federation(model, 3, min_contributions=2, combine="mean")
     few = federation(model, 6, min_contributions=2, combine="mean")
     for together in (summed, single, few):
+        session = together.join()
         with pytest.warns(UnstableTrainingWarning, match=says):
-            HREOptimizer(
-                inner(model.parameters()), together.join(), push_every=push_every
-            )
+            HREOptimizer(inner(model.parameters()), session, push_every=push_every)
+        session.close()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         HREOptimizer(inner(model.parameters()), mean.join(), push_every=push_every)

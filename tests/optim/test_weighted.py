@@ -60,7 +60,7 @@ def test_a_release_is_the_average_of_local_models_by_samples(
 def test_a_push_moves_no_parameter_and_leaves_the_rest_for_the_next(session, network):
     model = network()
     joined = session(model, combine="weighted", max_samples=300)
-    optimizer = wrap(model, joined, 7, push_every=100)
+    optimizer = wrap(model, joined, 7, push_every=100, outside_changes="push")
     before = values(model)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -79,7 +79,7 @@ def test_what_exceeds_the_range_of_a_weight_arrives_with_later_pushes(session):
     model = nn.Module()
     model.weight = nn.Parameter(torch.zeros(1))
     joined = session(model, combine="weighted", max_samples=300)
-    optimizer = wrap(model, joined, 100, push_every=100)
+    optimizer = wrap(model, joined, 100, push_every=100, outside_changes="push")
     with torch.no_grad():
         model.weight += 1.25
     moved = []

@@ -150,6 +150,7 @@ class BackgroundSession(Session):
 
     def close(self) -> None:
         """Send what waits, as far as the DSP can be reached, and end the threads."""
+        self.closed = True
         self._closing = True
         self._backend.end_within(_LAST_SECONDS)
         self._outbox.put(None)

@@ -1,0 +1,272 @@
+"""What scripts do that nobody here wrote: it works, or it is refused with a remedy."""
+
+from __future__ import annotations
+
+import copy
+
+import msgspec
+import pytest
+import torch
+from torch import nn
+
+from hre_torch.errors import (
+    CheckpointError,
+    HREWarning,
+    OutsideChangeError,
+    UnsupportedError,
+)
+from hre_torch.optim import FlatView, HREOptimizer
+
+
+def values(model):
+    return FlatView.of(model).read()
+
+
+def wrap(model, session, lr=0.1, momentum=0.0, **options):
+    inner = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+    return HREOptimizer(inner, session, **options)
+
+
+def fit(model, optimizer, batches):
+    for inputs, labels in batches:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs), labels)
+        loss.backward()
+        optimizer.step()
+    return loss.item()
+
+
+@pytest.fixture
+def trained(network, session, batches):
+    """A model after four steps, its optimizer, and what the model was before."""
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = wrap(model, session(model), push_every=3)
+    fit(model, optimizer, batches[:4])
+    return model, optimizer, before
+
+
+# Changes from outside.
+
+
+def load_the_best_model(model):
+    model.load_state_dict({k: v + 1 for k, v in model.state_dict().items()})
+
+
+def write_data(model):
+    # Bumps no version counter.
+    model[0].weight.data[0, 0] = 5.0
+
+
+@pytest.mark.parametrize("change", [load_the_best_model, write_data])
+@pytest.mark.parametrize(
+    "go_on",
+    [
+        lambda optimizer: optimizer.step(),
+        lambda optimizer: optimizer.push(),
+        lambda optimizer: optimizer.pull(),
+        lambda optimizer: optimizer.flush(),
+        lambda optimizer: optimizer.session.pull(),
+    ],
+    ids=["step", "push", "pull", "flush", "session"],
+)
+def test_a_change_between_steps_is_refused_and_never_pushed(trained, change, go_on):
+    model, optimizer, _ = trained
+    pushed = optimizer.session.pushed
+    change(model)
+    with pytest.raises(OutsideChangeError, match=r"adopt_weights\(\).*restore\(\)"):
+        go_on(optimizer)
+    assert optimizer.session.pushed == pushed
+
+
+def test_restore_shows_the_session_and_the_steps_again(trained):
+    model, optimizer, _ = trained
+    before = values(model)
+    load_the_best_model(model)
+    optimizer.restore()
+    assert (values(model) == before).all()
+    optimizer.flush()
+
+
+def test_adopted_weights_are_the_next_update_and_the_warning_tells_its_size(trained):
+    model, optimizer, before = trained
+    model.load_state_dict(before)
+    with pytest.warns(HREWarning, match="in L2 norm, .*% of the weights' own"):
+        optimizer.adopt_weights()
+    optimizer.push()
+    optimizer.pull()
+    optimizer.restore()
+    loaded = FlatView(list(before.values())).read()
+    assert abs(values(model) - loaded).max() <= 1e-5
+    released = optimizer.session.fixed_point.to_float(optimizer.session.released())
+    assert abs(released - loaded).max() <= 1e-4
+
+
+def test_a_swap_that_was_undone_is_no_change(trained, batches):
+    """What averaged weights (EMA) do for an evaluation and a checkpoint."""
+    model, optimizer, before = trained
+    kept = copy.deepcopy(model.state_dict())
+    expected = optimizer.state_dict()["hre_torch"]
+    model.load_state_dict(before)
+    during = optimizer.state_dict()["hre_torch"]
+    model.load_state_dict(kept)
+    assert torch.equal(during["local"], expected["local"])
+    assert during["parameters_sha256"] == expected["parameters_sha256"]
+    fit(model, optimizer, batches[4:6])
+
+
+def test_buffers_may_change_between_steps(session, batches):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+    optimizer = wrap(
+        model, session(model, buffers="mean"), module=model, buffers="mean"
+    )
+    for batch in batches[:3]:
+        model(batch[0])
+        fit(model, optimizer, [batch])
+
+
+def test_a_model_may_move_to_another_dtype_between_steps(trained, batches):
+    model, optimizer, _ = trained
+    model.double()
+    fit(model, optimizer, [(x.double(), y) for x, y in batches[:3]])
+
+
+def test_clipping_weights_after_each_step_works_where_the_script_says_push(
+    network, session, batches
+):
+    def clipped_training(optimizer_of):
+        model = network()
+        optimizer = optimizer_of(model)
+        for batch in batches:
+            fit(model, optimizer, [batch])
+            for parameter in model.parameters():
+                parameter.data.clamp_(-0.2, 0.2)
+        return values(model)
+
+    plain = clipped_training(lambda model: torch.optim.SGD(model.parameters(), lr=0.1))
+    federated = clipped_training(
+        lambda model: wrap(model, session(model), outside_changes="push")
+    )
+    assert abs(plain - federated).max() < 1e-3
+
+
+def test_an_unknown_way_to_treat_changes_is_refused(network, session):
+    model = network()
+    with pytest.raises(UnsupportedError, match="'refuse' or 'push'"):
+        wrap(model, session(model), outside_changes="ignore")
+
+
+# Checkpoints, in the order of the ImageNet example: model, optimizer, then load both.
+
+
+def test_a_checkpoint_of_another_task_is_refused_before_it_costs_a_training(
+    network, session, batches
+):
+    first = network()
+    optimizer = wrap(first, session(first))
+    fit(first, optimizer, batches)
+    checkpoint = {
+        "model": copy.deepcopy(first.state_dict()),
+        "optimizer": optimizer.state_dict(),
+    }
+
+    again = network()
+    resumed = wrap(again, session(again))
+    again.load_state_dict(checkpoint["model"])
+    with pytest.raises(CheckpointError, match=r"Federation\.local"):
+        resumed.load_state_dict(checkpoint["optimizer"])
+
+
+def test_the_same_checkpoint_loaded_before_the_federation_is_made_goes_on(
+    network, session, batches
+):
+    first = network()
+    optimizer = wrap(first, session(first), momentum=0.9)
+    fit(first, optimizer, batches)
+    loss = fit(first, optimizer, batches[-1:])
+    state = optimizer.state_dict()
+
+    again = network()
+    again.load_state_dict(first.state_dict())
+    resumed = wrap(again, session(again), momentum=0.9)
+    del state["hre_torch"]
+    resumed.load_state_dict(state)
+    assert fit(again, resumed, batches[-1:]) < 1.1 * loss
+
+
+def test_weights_of_a_plain_checkpoint_are_refused_at_the_next_step(trained, batches):
+    model, optimizer, _ = trained
+    plain = torch.optim.SGD(model.parameters(), lr=0.1)
+    model.load_state_dict({k: v * 2 for k, v in model.state_dict().items()})
+    optimizer.load_state_dict(plain.state_dict())
+    with pytest.raises(OutsideChangeError):
+        fit(model, optimizer, batches[:1])
+
+
+# Wrapping again.
+
+
+def test_steps_that_were_not_pushed_move_to_the_new_optimizer(
+    network, session, batches
+):
+    """Flower's quickstart makes its optimizer in every round."""
+    once, often = network(), network()
+    whole = wrap(once, session(once), push_every=5)
+    fit(once, whole, batches)
+
+    joined = session(often)
+    for start in range(0, 12, 3):
+        optimizer = wrap(often, joined, push_every=5)
+        fit(often, optimizer, batches[start : start + 3])
+    assert (values(often) == values(once)).all()
+    assert joined.pushed == whole.session.pushed == 2
+    optimizer.flush()
+    whole.flush()
+    assert (joined.released() == whole.session.released()).all()
+
+
+def test_one_model_in_two_open_sessions_is_refused(network, federation):
+    together = federation(network(), 4)
+    model = network()
+    first = together.join()
+    wrap(model, first)
+    with pytest.raises(UnsupportedError, match=r"copy\.deepcopy\(model\)"):
+        wrap(model, together.join())
+    first.close()
+    wrap(model, together.join())
+
+
+# Snapshots, and compiled steps.
+
+
+def test_a_saved_federation_does_not_follow_later_training(
+    network, federation, batches
+):
+    together = federation(network(), 2, min_contributions=1)
+    model = network()
+    optimizer = wrap(model, together.join())
+    fit(model, optimizer, batches[:3])
+    state = together.state()
+    before = msgspec.msgpack.encode(state)
+    fit(model, optimizer, batches[3:])
+    assert msgspec.msgpack.encode(state) == before
+    resumed = type(together).resume(state)
+    fit(model, optimizer, batches[3:])
+    assert msgspec.msgpack.encode(state) == before
+    assert resumed.join("p0").statistics.pushes == 3
+
+
+def test_a_compiled_step_is_the_same_step(network, session, batches):
+    model, compiled = network(), network()
+    optimizer = wrap(model, session(model))
+    fit(model, optimizer, batches[:2])
+
+    other = wrap(compiled, session(compiled))
+    step = torch.compile(other.step, backend="eager")
+    for inputs, labels in batches[:2]:
+        other.zero_grad()
+        nn.functional.cross_entropy(compiled(inputs), labels).backward()
+        step()
+    assert (values(model) == values(compiled)).all()
+    assert other.progress.local_steps == 2
