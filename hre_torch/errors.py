@@ -41,6 +41,7 @@ from __future__ import annotations
 
 __all__ = [
     "AggregatorError",
+    "AloneWarning",
     "BackPressure",
     "CheckpointError",
     "ChecksumError",
@@ -68,6 +69,7 @@ __all__ = [
     "ReleaseError",
     "ReleaseRejectedError",
     "RunDirectoryError",
+    "SaturationWarning",
     "SignatureError",
     "SlotOverflowError",
     "SnapshotNeededError",
@@ -227,8 +229,16 @@ class HREWarning(UserWarning):
     """Base of every warning that hre_torch issues."""
 
 
+class AloneWarning(HREWarning):
+    """A participant trains on its own data only: nothing it pushes is released."""
+
+
 class LostWorkerWarning(HREWarning):
     """A worker process was killed; its arithmetic goes on in one thread."""
+
+
+class SaturationWarning(HREWarning):
+    """Values of an update were larger than one push can carry, and were cut."""
 
 
 class UnprotectedWarning(HREWarning):

@@ -90,6 +90,7 @@ class LocalServers:
             state=state.key_transform if state else None,
         )
         self._lock = threading.RLock()
+        self.joined: set[str] = set()
         self.taps: list[Tap] = []
         self.on_release: list[Callable[[Release], None]] = []
 
@@ -215,6 +216,11 @@ class LocalAggregator(Aggregator):
     def __init__(self, name: str, *, servers: LocalServers) -> None:
         self._name = name
         self._servers = servers
+        servers.joined.add(name)
+
+    def joined(self) -> int:
+        """Return how many participants have a connection."""
+        return len(self._servers.joined)
 
     def submit(self, upload: bytes) -> bytes:
         """Hand the bytes of an upload to the DSP."""

@@ -55,6 +55,7 @@ class Scalars:
         logged = {
             "hre/staleness": session.staleness,
             "hre/held_back": optimizer.progress.held_back,
+            "hre/saturated": optimizer.progress.saturated,
             "hre/skipped_steps": optimizer.progress.skipped_steps,
             "hre/bytes_up": statistics.bytes_up,
             "hre/bytes_down": statistics.bytes_down,

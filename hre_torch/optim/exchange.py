@@ -17,7 +17,7 @@ import itertools
 import math
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -54,7 +54,7 @@ __all__ = ["Exchange"]
 
 Vector = npt.NDArray[np.float64]
 
-_OWNERS: Final = WeakTensorKeyDictionary()
+_OWNERS: Final[MutableMapping[Tensor, weakref.ref[Session]]] = WeakTensorKeyDictionary()
 """Parameter to a weak reference of the session that trains it."""
 
 
@@ -73,6 +73,11 @@ class Exchange:
         staleness_weight: weight of an update of a given staleness, in (0, 1].
         noise: differential privacy of this participant; none if None.
         samples: how many samples an update stands for, where updates have weights.
+
+    Attributes:
+        view: as given.
+        model: the local model.
+        saturated: values of the last push that were cut to what one push can carry.
 
     Steps that an earlier optimizer made on the same session, and did not push, go on
     here.
@@ -100,6 +105,7 @@ class Exchange:
     ) -> None:
         _claim(view.tensors, session)
         self.view = view
+        self.saturated = 0
         self._session = session
         self._task = session.task
         self._combination = Combination(session.task.config)
@@ -326,11 +332,13 @@ class Exchange:
         values = np.empty(config.n_sealed, dtype=dtype)
         values[config.n_values :] = self._weight
         largest = self._combination.largest(self._weight)
+        self.saturated = 0
         for place in self._places():
             update = self._update(place, factor) / self._own_multiple(place)
             quantised = self._task.fixed_point.quantise(update, self._rounding)
             if largest < self._task.fixed_point.limit:
                 np.clip(quantised, -largest, largest, out=quantised)
+            self.saturated += int(np.count_nonzero(np.abs(quantised) == largest))
             values[place] = quantised
         # The session keeps it for as long as it is not released.
         values.flags.writeable = False

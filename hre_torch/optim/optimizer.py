@@ -191,7 +191,9 @@ class HREOptimizer(Optimizer):
         """
         # Messages are no arithmetic that could be compiled. The optimizer's own class
         # has imported the compiler by now.
-        return torch.compiler.disable(self._step)(closure)
+        undisturbed: Callable[..., float | None]
+        undisturbed = torch.compiler.disable(self._step)  # type: ignore[no-untyped-call]
+        return undisturbed(closure)
 
     def _step(self, closure: Callable[[], float] | None) -> float | None:
         exchange = self._require()
@@ -221,7 +223,7 @@ class HREOptimizer(Optimizer):
             try:
                 self.push()
             except BackPressure:
-                self.progress.held_back += 1
+                self.progress.hold_back(self.session)
 
     def _pull_if_due(self) -> None:
         if self.progress.since_pull >= self._pull_every:
@@ -237,7 +239,8 @@ class HREOptimizer(Optimizer):
         """
         exchange = self._require()
         sequence = exchange.push()
-        self.progress.since_push = exchange.model.steps = 0
+        self.progress.push(exchange.saturated, exchange.view.n_values)
+        exchange.model.steps = 0
         return sequence
 
     def pull(self) -> list[Opened]:
@@ -247,13 +250,13 @@ class HREOptimizer(Optimizer):
             NonFiniteError, OutsideChangeError: as for `push`.
         """
         opened = self._require().pull()
-        self.progress.since_pull = 0
+        self.progress.pull(len(opened), self.session)
         return opened
 
     def catch_up(self) -> list[Opened]:
         """Pull now, and wait for everything that there is; else as `pull`."""
         opened = self._require().catch_up()
-        self.progress.since_pull = 0
+        self.progress.pull(len(opened), self.session)
         return opened
 
     def flush(self) -> None:

@@ -1,13 +1,24 @@
-"""What an `HREOptimizer` counts."""
+"""What an `HREOptimizer` counts, and warns of when it counts it first."""
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import dataclass
+from types import FrameType
+from typing import Final
 
-from hre_torch.errors import NonFiniteGradientWarning
+from hre_torch.errors import (
+    AloneWarning,
+    NonFiniteGradientWarning,
+    SaturationWarning,
+)
+from hre_torch.protocol.session import Session
 
 __all__ = ["Progress"]
+
+_PATIENCE: Final = 10
+"""Pushes without a release before it is told: a release may need t slower ones."""
 
 
 @dataclass(slots=True)
@@ -18,15 +29,20 @@ class Progress:
         local_steps: steps that the inner optimizer made.
         skipped_steps: steps or pushes left out because a number was not finite.
         held_back: pushes that `BackPressure` put off.
+        saturated: values of pushes that were cut to what one push can carry; with
+            error feedback the rest follows with later pushes.
         since_push: local steps since the last push.
         since_pull: local steps since the last pull.
+        unanswered: pushes since a pull last brought a release.
     """
 
     local_steps: int = 0
     skipped_steps: int = 0
     held_back: int = 0
+    saturated: int = 0
     since_push: int = 0
     since_pull: int = 0
+    unanswered: int = 0
 
     def count(self) -> None:
         """Count a local step."""
@@ -37,10 +53,70 @@ class Progress:
     def skip(self, reason: str) -> None:
         """Count a step that is left out; warn of the first."""
         if self.skipped_steps == 0:
-            warnings.warn(
+            _warn(
+                NonFiniteGradientWarning,
                 f"HREOptimizer left out a step: {reason}. Further ones are counted in "
                 "progress.skipped_steps without a warning.",
-                NonFiniteGradientWarning,
-                stacklevel=4,
             )
         self.skipped_steps += 1
+
+    def hold_back(self, session: Session) -> None:
+        """Count a push that the task's bound put off; warn of the first."""
+        if self.held_back == 0:
+            _warn(
+                AloneWarning,
+                f"A push was held back, since {session.pending} of your updates wait "
+                f"for a release. {session.company()} Further ones are counted in "
+                "progress.held_back without a warning; what is not pushed is kept.",
+            )
+        self.held_back += 1
+
+    def push(self, saturated: int, size: int) -> None:
+        """Count a push.
+
+        Args:
+            saturated: how many of its values were cut to what one push can carry.
+            size: how many it has.
+        """
+        if saturated and not self.saturated:
+            _warn(
+                SaturationWarning,
+                f"{saturated} of {size} values of a push were larger than one push can "
+                "carry, and were cut; the rest follows with later pushes, or is lost "
+                "without error_feedback. Push more often, use a smaller learning rate, "
+                "or make the task with fewer fraction_bits or more value_bits. Further "
+                "ones are counted in progress.saturated without a warning.",
+            )
+        self.saturated += saturated
+        self.unanswered += 1
+        self.since_push = 0
+
+    def pull(self, releases: int, session: Session) -> None:
+        """Count a pull; warn when releases have not come for a while.
+
+        Args:
+            releases: how many it brought.
+            session: says who takes part.
+        """
+        self.since_pull = 0
+        if releases:
+            self.unanswered = 0
+        elif self.unanswered == _PATIENCE:
+            _warn(
+                AloneWarning,
+                f"No release has come for {_PATIENCE} pushes: this model learns from "
+                f"your data only. {session.company()}",
+            )
+
+
+def _warn(kind: type[Warning], message: str) -> None:
+    """Warn at the line of the script, past our frames and torch's hooks around them."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and _is_library(frame):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, kind, stacklevel=level + 1)
+
+
+def _is_library(frame: FrameType) -> bool:
+    name = str(frame.f_globals.get("__name__", ""))
+    return name.partition(".")[0] in ("hre_torch", "torch")

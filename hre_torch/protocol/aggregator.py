@@ -20,6 +20,10 @@ class Aggregator(ABC):
     """Last release that the participant will never fetch again, where that is older
     than the one after which it fetches: servers keep what follows it."""
 
+    def joined(self) -> int | None:
+        """Return how many participants have joined, if this backend can tell."""
+        return None
+
     @abstractmethod
     def submit(self, upload: bytes) -> bytes:
         """Send an encoded `Upload`; return the encoded `Ack` or `Refusal`.

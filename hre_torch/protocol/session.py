@@ -133,6 +133,26 @@ class Session(Pushing):
         """The task's quantiser."""
         return self.task.fixed_point
 
+    def company(self) -> str:
+        """Say who takes part, as far as is known, and what a release needs."""
+        needed = self.task.config.min_contributions
+        names = len(self.task.roster.names)
+        joined = self._aggregator.joined()
+        if joined is None:
+            return (
+                f"A release needs updates of {needed} of the {names} participants: "
+                "are the others training?"
+            )
+        have = f"{joined} of {names} participants {'has' if joined == 1 else 'have'} "
+        if joined == names:
+            return f"{have}joined, and a release needs updates of {needed}."
+        alone = ": you are training alone" if joined == 1 else ""
+        return (
+            f"{have}joined{alone}, and a release needs updates of {needed}. Each "
+            "participant trains a model of its own through a session of its own: in "
+            "turn, in a thread or in a process."
+        )
+
     def released(self) -> npt.NDArray[np.int64]:
         """Return a copy of the released weights at scale 2^f, shape `(n_values,)`."""
         return self._model.values.copy()

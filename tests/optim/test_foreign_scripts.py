@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from hre_torch.errors import (
+    AloneWarning,
     CheckpointError,
     HREWarning,
     OutsideChangeError,
+    SaturationWarning,
     UnsupportedError,
 )
 from hre_torch.optim import FlatView, HREOptimizer
@@ -270,3 +272,50 @@ def test_a_compiled_step_is_the_same_step(network, session, batches):
         step()
     assert (values(model) == values(compiled)).all()
     assert other.progress.local_steps == 2
+
+
+# Alone in a federation, and values too large for a push.
+
+
+def test_who_trains_alone_is_told_at_the_first_push_that_is_held_back(
+    network, federation, batches
+):
+    together = federation(network(), 4, min_contributions=3, max_additions=8)
+    model = network()
+    optimizer = wrap(model, together.join())
+    with pytest.warns(AloneWarning, match="1 of 4 participants has joined: you are tr"):
+        fit(model, optimizer, batches)
+    assert optimizer.progress.held_back == 10
+
+
+def test_pushes_without_a_release_are_told_once(network, federation, batches):
+    together = federation(network(), 4, min_contributions=3)
+    model = network()
+    optimizer = wrap(model, together.join())
+    with pytest.warns(AloneWarning, match="No release has come for 10 pushes") as told:
+        fit(model, optimizer, batches)
+    assert len(told) == 1
+    assert told[0].filename == __file__
+
+
+def test_a_federation_in_turn_is_told_nothing(network, federation, batches):
+    together = federation(network(), 3, min_contributions=3)
+    models = [network() for _ in range(3)]
+    optimizers = [wrap(model, together.join()) for model in models]
+    for batch in batches:
+        for model, optimizer in zip(models, optimizers, strict=True):
+            fit(model, optimizer, [batch])
+    assert all(optimizer.session.version >= 11 for optimizer in optimizers)
+
+
+def test_values_that_were_cut_are_counted_and_told_once(network, session, batches):
+    model = network()
+    optimizer = wrap(model, session(model), lr=100.0)
+    with pytest.warns(SaturationWarning, match="of 57 values of a push") as told:
+        fit(model, optimizer, batches[:3])
+    assert len(told) == 1
+    assert optimizer.progress.saturated > 0
+    again = network()
+    small = wrap(again, session(again), lr=0.01)
+    fit(again, small, batches[:3])
+    assert small.progress.saturated == 0

@@ -55,6 +55,7 @@ def test_step_returns_the_loss_of_the_closure(pair, batches):
     assert optimizer.step() is None
 
 
+@pytest.mark.filterwarnings("ignore::hre_torch.errors.SaturationWarning")
 @pytest.mark.parametrize("line_search", [None, "strong_wolfe"])
 def test_lbfgs_takes_the_same_steps_as_without_a_federation(pair, batches, line_search):
     (plain, lbfgs), (federated, optimizer) = pair(
@@ -68,6 +69,7 @@ def test_lbfgs_takes_the_same_steps_as_without_a_federation(pair, batches, line_
     assert optimizer.session.statistics.pushes == 4
 
 
+@pytest.mark.filterwarnings("ignore::hre_torch.errors.SaturationWarning")
 def test_lbfgs_pulls_only_between_steps(pair, batches):
     _, (model, optimizer) = pair(lambda p: torch.optim.LBFGS(p, max_iter=5))
     pulls = []
@@ -138,6 +140,7 @@ def test_a_step_on_bad_gradients_is_skipped_and_not_pushed(pair, batches, bad):
     assert optimizer.session.statistics.pushes == 0
 
 
+@pytest.mark.filterwarnings("ignore::hre_torch.errors.SaturationWarning")
 def test_large_gradients_whose_sum_overflows_are_finite(pair):
     _, (model, optimizer) = pair(lambda p: torch.optim.SGD(p, lr=1e-38))
     model[0].bias.grad = torch.full_like(model[0].bias, 3e38)

@@ -19,6 +19,7 @@ def sgd(model, session, *, lr=1.0, **options):
     )
 
 
+@pytest.mark.filterwarnings("ignore::hre_torch.errors.SaturationWarning")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_parameters_keep_their_own_dtype(session, dtype):
     model = nn.Linear(3, 2).to(dtype)
@@ -93,6 +94,7 @@ def normalised(seed=0):
     return nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
 
 
+@pytest.mark.filterwarnings("ignore::hre_torch.errors.SaturationWarning")
 def test_local_buffers_are_nobody_elses_business(federation):
     together = federation(normalised(), 2)
     models = [normalised(), normalised()]

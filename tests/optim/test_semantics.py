@@ -170,6 +170,7 @@ def test_what_quantisation_leaves_over_goes_with_the_next_push(session):
     assert joined.released().tolist() == [1]
 
 
+@pytest.mark.filterwarnings("ignore::hre_torch.errors.SaturationWarning")
 def test_what_exceeds_the_bits_of_a_value_arrives_with_later_pushes(session):
     model = scalars(0.0)
     joined = session(model)
@@ -238,6 +239,10 @@ def test_a_stale_update_is_weighted_down(federation):
     )
 
 
+@pytest.mark.filterwarnings(
+    "ignore::hre_torch.errors.AloneWarning",
+    "ignore::hre_torch.errors.SaturationWarning",
+)
 def test_under_back_pressure_updates_gather_locally_and_nothing_is_lost(federation):
     together = federation(
         scalars(0.0), 2, min_contributions=2, max_additions=4, combine="sum"
@@ -258,6 +263,7 @@ def test_under_back_pressure_updates_gather_locally_and_nothing_is_lost(federati
     assert models[0].weight.item() == 0.625 + 0.25 + 0.125
 
 
+@pytest.mark.filterwarnings("ignore::hre_torch.errors.AloneWarning")
 def test_a_push_that_is_held_back_is_due_again_at_the_next_step(session):
     model = scalars(0.0)
     joined = session(model)

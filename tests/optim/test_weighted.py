@@ -75,6 +75,7 @@ def test_a_push_moves_no_parameter_and_leaves_the_rest_for_the_next(session, net
     assert np.abs(sent - 0.1234567).max() <= (300 / 7 / 2 + 4) / SCALE
 
 
+@pytest.mark.filterwarnings("ignore::hre_torch.errors.SaturationWarning")
 def test_what_exceeds_the_range_of_a_weight_arrives_with_later_pushes(session):
     model = nn.Module()
     model.weight = nn.Parameter(torch.zeros(1))

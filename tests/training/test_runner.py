@@ -146,6 +146,7 @@ def test_phases_cover_training_exchange_and_servers(run):
     assert spent == pytest.approx(runner.seconds, rel=0.3)
 
 
+@pytest.mark.filterwarnings("ignore::hre_torch.errors.AloneWarning")
 def test_back_pressure_ends_in_no_loss_of_local_steps(run):
     runner, records = run(
         "max_additions=2",
