@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
@@ -77,6 +78,7 @@ class Federation:
         workers: where block-wise arithmetic runs.
         observe: told of all phases.
         state: where an earlier federation of the same task stopped.
+        model: what the task was made from, if it is at hand.
 
     Attributes:
         operator: signs what is said of the whole run, such as its list of files.
@@ -92,12 +94,15 @@ class Federation:
         workers: Workers | None = None,
         observe: Observer = silent,
         state: FederationState | None = None,
+        model: nn.Module | None = None,
     ) -> None:
         self.task = task
         self.operator = operator
         self.observe = observe
         self._secrets = secrets
         self._initial = initial
+        # Not kept alive: it belongs to the script.
+        self._founder = None if model is None else weakref.ref(model)
         self._workers = workers or Workers()
         self.servers = LocalServers(
             task,
@@ -149,6 +154,7 @@ class Federation:
             operator=operator,
             workers=Workers.processes(workers),
             observe=observe,
+            model=model,
         )
 
     @classmethod
@@ -194,12 +200,19 @@ class Federation:
         return self.task.roster.names
 
     def join(
-        self, name: str | None = None, *, aggregator: str = "local", **options: Any
+        self,
+        name: str | None = None,
+        *,
+        module: nn.Module | None = None,
+        aggregator: str = "local",
+        **options: Any,
     ) -> Session:
         """Return the session of one participant.
 
         Args:
             name: who joins; by default the next in the roster who has not.
+            module: the participant's model. Needed where its optimizer has parameter
+                groups in an order of their own, and torch was given no names.
             aggregator: backend that carries its messages.
             options: passed on to that backend.
 
@@ -210,10 +223,15 @@ class Federation:
         free = [known for known in self.names if known not in self.sessions]
         if name is None and free:
             name = free[0]
-        if name is None or name in self.sessions:
+        if name is None:
             raise TaskError(
-                f"{name or 'everybody'!r} has joined already; each participant has one "
-                "session, keep it and pass it on"
+                f"all {len(self.names)} participants have joined already; each has one "
+                "session, keep it and pass it on, or make the federation with more"
+            )
+        if name in self.sessions:
+            raise TaskError(
+                f"{name!r} has joined already; each participant has one session, keep "
+                "it and pass it on"
             )
         if name not in free:
             raise TaskError(
@@ -229,6 +247,8 @@ class Federation:
             observe=self.observe,
             state=self._saved.get(name),
         )
+        self.sessions[name].module = module
+        self.sessions[name].founder = self._founder() if self._founder else None
         return self.sessions[name]
 
     def start_workers(self) -> None:

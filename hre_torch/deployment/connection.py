@@ -62,6 +62,7 @@ def connect(
     passphrase: str | bytes,
     initial: str | Path | npt.NDArray[np.int64] | None = None,
     state: SessionState | None = None,
+    module: Any = None,
     background: bool = True,
     ca_file: str | Path | None = None,
     timeout: float | None = None,
@@ -86,6 +87,7 @@ def connect(
         passphrase: of the key file.
         initial: the weights that the task starts from, or the file of them.
         state: of an earlier session of the same participant.
+        module: the participant's model, a torch module; see `Federation.join`.
         background: send and fetch while training goes on; False waits for every
             answer, so that runs repeat bit for bit.
         ca_file: PEM certificates to trust instead of the system's, for https.
@@ -133,7 +135,7 @@ def connect(
         if isinstance(initial, str | Path):
             initial = read_weights(Path(initial))
         kind = ConnectedSession if background else RejoiningSession
-        return kind(
+        session = kind(
             task,
             secret,
             link,
@@ -145,6 +147,8 @@ def connect(
             ),
             rejoin=partial(ask_for_snapshot, link, task, secret, timeout=timeout),
         )
+        session.module = module
+        return session
     except BaseException:
         closing.close()
         raise

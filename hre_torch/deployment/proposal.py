@@ -11,6 +11,7 @@ from torch import nn
 from hre_torch.crypto.modulus import Parameters
 from hre_torch.encoding.fixed_point import FixedPoint
 from hre_torch.errors import TaskError
+from hre_torch.optim.arrangement import frozen_digest, plain_names
 from hre_torch.optim.flatten import FlatView, Layout
 from hre_torch.protocol.roster import Roster
 from hre_torch.protocol.task import TaskConfig
@@ -49,6 +50,8 @@ def propose_task(
         n_params=layout.n_params,
         n_buffers=layout.n_buffers,
         layout_digest=layout.digest,
+        names=plain_names(model, options.buffers),
+        frozen_digest=frozen_digest(model) if options.frozen == "same" else b"",
         initial_digest=state_digest(initial),
     )
     return config, initial

@@ -110,9 +110,9 @@ def released_names(module: nn.Module, buffers: Buffers) -> list[str]:
 class Layout:
     """Shapes and dtypes of the flat vector, in order.
 
-    Two participants whose layouts have the same digest put every value in the same
-    place. Names are not part of it: a script that only has a list of parameters gets
-    the digest that the module gives.
+    Two participants whose layouts have the same digest put every value in a place of
+    the same shape. Names are not part of it (`arrangement` compares them): a script
+    that only has a list of parameters gets the digest that the module gives.
 
     Args:
         parameters: one entry per trainable tensor, such as `"float32 10x64"`.
@@ -148,7 +148,13 @@ class Layout:
                 "No parameter is trainable: all are frozen, or there are none. Set "
                 "requires_grad on those that shall be federated."
             )
-        averaged = _wanted_buffers(source, buffers)
+        return cls.of_tensors(parameters, _wanted_buffers(source, buffers))
+
+    @classmethod
+    def of_tensors(
+        cls, parameters: Sequence[Tensor], averaged: Sequence[Tensor] = ()
+    ) -> Layout:
+        """Describe trainable tensors and averaged buffers, each in their order."""
         return cls(
             parameters=tuple(map(_describe, parameters)),
             buffers=tuple(map(_describe, averaged)),

@@ -18,14 +18,14 @@ from hre_torch.errors import (
     NonFiniteError,
     UnsupportedError,
 )
+from hre_torch.optim.arrangement import arranged, require_frozen
 from hre_torch.optim.exchange import Exchange
-from hre_torch.optim.flatten import FlatView, Layout
+from hre_torch.optim.flatten import FlatView
 from hre_torch.optim.guards import (
     NonFiniteGradientError,
     is_partial,
     members,
     require_known,
-    tensors_of,
     warn_if_unstable,
 )
 from hre_torch.optim.inner import InnerStep
@@ -367,10 +367,18 @@ class HREOptimizer(Optimizer):
 
     def _require(self) -> Exchange:
         if self._exchange is None:
-            groups = tensors_of(self.param_groups)
-            source = groups if self._module is None else self._module
-            Layout.of(source, self._buffers).require(self.session.task.config)
-            view = FlatView.of(source, self._buffers)
+            config = self.session.task.config
+            module = self._module or self.session.module
+            tensors = arranged(
+                self.param_groups,
+                config,
+                module=module,
+                founder=self.session.founder,
+                buffers=self._buffers,
+            )
+            if module is not None:
+                require_frozen(module, config)
+            view = FlatView(tensors)
             require_known(self.param_groups, view)
             self._exchange = self._exchange_with(view)
             self.progress.since_push = self._exchange.model.steps

@@ -12,6 +12,7 @@ becomes of an own update from sealing to release is told in `pushing`.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +54,9 @@ class Session(Pushing):
 
     Attributes:
         closed: whether `close` was called.
+        module: the participant's model, if it was named when it joined; optimizers take
+            the order of the task's values from it.
+        founder: the model that the task was made from, if it is in this process.
 
     Raises:
         LayoutError: `initial` is not the vector that the task starts from.
@@ -85,6 +89,8 @@ class Session(Pushing):
         self._unsent = None
         self._attached = None
         self.closed = False
+        self.module: Any = None
+        self.founder: Any = None
         self.latest_version = 0
         self.statistics = Statistics()
         if state is None or initial is not None:

@@ -54,6 +54,9 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         n_params: trainable values in the flat vector.
         n_buffers: buffer values after them; a mean even where parameters are summed.
         layout_digest: hash of shapes and dtypes of the flat vector.
+        names: of the model's tensors, in the order of the flat vector.
+        frozen_digest: hash of parameters that are not trained, which all sites must
+            have alike; empty where there are none, or where they may differ.
         initial_digest: `state_digest` of the weights that the task starts from.
         roster_digest: hash of the roster.
     """
@@ -74,6 +77,8 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     n_params: int
     n_buffers: int
     layout_digest: bytes
+    names: tuple[str, ...] = ()
+    frozen_digest: bytes = b""
     initial_digest: bytes
     roster_digest: bytes
     format: int = _FORMAT

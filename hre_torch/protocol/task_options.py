@@ -62,6 +62,8 @@ class TaskOptions:
         fraction_bits: f; values are integers at scale 2^f.
         staleness_bound: S, most releases that an upload may lag behind.
         buffers: `"local"`, or `"mean"` to average BatchNorm's statistics too.
+        frozen: `"same"` refuses a participant whose frozen parameters, such as the base
+            of a LoRA, are not those of the task's model; `"any"` does not.
         clip: C, L2 bound of an update that the task announces; None for none.
 
     Raises:
@@ -82,6 +84,7 @@ class TaskOptions:
     fraction_bits: int = 16
     staleness_bound: Count = 50
     buffers: Buffers = "local"
+    frozen: Literal["same", "any"] = "same"
     clip: float | None = None
 
     def __post_init__(self) -> None:
@@ -133,6 +136,8 @@ class TaskOptions:
         n_params: int,
         n_buffers: int = 0,
         layout_digest: bytes,
+        names: tuple[str, ...] = (),
+        frozen_digest: bytes = b"",
         initial_digest: bytes,
     ) -> TaskConfig:
         """Return the task's numbers, with all defaults filled in.
@@ -145,6 +150,8 @@ class TaskOptions:
             n_params: trainable values in the flat vector.
             n_buffers: buffer values after them.
             layout_digest: hash of shapes and dtypes of the flat vector.
+            names: of the model's tensors, in the order of the flat vector.
+            frozen_digest: hash of the parameters that are not trained.
             initial_digest: `state_digest` of the weights that the task starts from.
 
         Raises:
@@ -169,6 +176,8 @@ class TaskOptions:
             n_params=n_params,
             n_buffers=n_buffers,
             layout_digest=layout_digest,
+            names=names,
+            frozen_digest=frozen_digest,
             initial_digest=initial_digest,
             roster_digest=roster.digest(),
         )

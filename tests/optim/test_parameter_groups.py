@@ -73,7 +73,7 @@ def test_a_group_that_the_task_lacks_is_refused(wrapped):
 
 def test_parameters_in_another_order_need_the_module(network, session):
     model = network()
-    joined = session(model)
+    joined = session(network())
 
     def shuffled():
         return torch.optim.SGD(
