@@ -235,24 +235,27 @@ class Exchange:
             "pushes": self._session.pushed,
         }
 
-    def require_current(self, state: dict[str, Any]) -> None:
-        """Refuse a state that cannot go on with this session.
+    def is_current(self, state: dict[str, Any]) -> bool:
+        """Whether what a saved state had not pushed is still unknown to the session.
 
         Loading shows the session's weights. Those of another task would take the place
-        of a checkpoint's, and an older state's would be those of today.
+        of a checkpoint's, and those of today the place of an older one's. A task that
+        was made from the checkpoint's weights has all of it.
 
         Raises:
-            CheckpointError: it is of another task, or the session has pushed since.
+            CheckpointError: it is of another task, whose weights are not those of the
+                model, or the session has pushed since it was written.
         """
         here = self._task.cfg.hex()
         if state["task"] != here:
+            if self._shows_session():
+                return False
             raise CheckpointError(
                 f"The checkpoint is of task {state['task'][:16]}, this session of task "
                 f"{here[:16]}, whose weights would take the place of the checkpoint's. "
                 "Go on with the federation that was saved beside the checkpoint "
                 "(Federation.load(path)), or load the model's checkpoint before "
-                "Federation.local(model, ...) and leave out "
-                "state['hre_torch'] of the optimizer's."
+                "Federation.local(model, ...)."
             )
         if "pushes" in state and (now := self._session.pushed) != state["pushes"]:
             raise CheckpointError(
@@ -262,6 +265,7 @@ class Exchange:
                 "(Federation.load(path)), or keep the present weights and load "
                 "everything but state['hre_torch'] of the optimizer's."
             )
+        return True
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Start again from the session's weights and a saved state.
@@ -380,6 +384,20 @@ class Exchange:
         for octets in self.model.bits():
             digest.update(octets)
         return digest.hexdigest()
+
+    def _shows_session(self) -> bool:
+        """Whether the parameters are the session's weights, up to the task's rounding.
+
+        Whoever quantised them moved each by half a unit at most.
+        """
+        unit = 1.0 / self._task.fixed_point.scale
+        return all(
+            (
+                np.abs(piece.read() - piece.image(self._known_weights(piece.place)))
+                <= unit
+            ).all()
+            for piece in self.view.pieces
+        )
 
     def _known_weights(self, place: slice) -> Vector:
         return self._task.fixed_point.to_float(self._session.weights(place))

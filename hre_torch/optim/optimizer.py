@@ -329,16 +329,16 @@ class HREOptimizer(Optimizer):
         pushed, whatever the module had loaded before.
 
         Raises:
-            CheckpointError: the state is of another task, or the session has pushed
-                since it was written.
+            CheckpointError: the state is of another task, and the session's weights are
+                not the model's; or the session has pushed since it was written.
             LayoutError: the state belongs to a model of another size.
         """
         state_dict = dict(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
         ours = state_dict.pop(STATE_KEY, None)
-        if ours is not None:
-            self._require().require_current(ours)
+        if ours is not None and not self._require().is_current(ours):
+            ours = without_local({STATE_KEY: ours})[STATE_KEY]
         self.inner.load_state_dict(state_dict)
         self._share_containers()
         if ours is not None:

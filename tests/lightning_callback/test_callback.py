@@ -42,6 +42,7 @@ CONFIGURATIONS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::hre_torch.errors.SaturationWarning")
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_an_unchanged_module_trains_exactly_as_without_a_federation(
     name, loader, tmp_path
@@ -112,6 +113,7 @@ def test_schedulers_follow_the_optimizer_that_steps(loader, tmp_path):
     assert list(monitor.lrs) == ["lr-HREOptimizer"]
 
 
+@pytest.mark.filterwarnings("ignore::hre_torch.errors.SaturationWarning")
 def test_what_is_left_is_pushed_at_the_end_of_training(loader, tmp_path):
     module = Classifier()
     session = lone(module)
@@ -122,6 +124,7 @@ def test_what_is_left_is_pushed_at_the_end_of_training(loader, tmp_path):
     assert session.pending == 0
 
 
+@pytest.mark.filterwarnings("ignore::hre_torch.errors.AloneWarning")
 def test_training_ends_well_although_the_rest_cannot_be_pushed(loader, tmp_path):
     module = Classifier()
     together = Federation.local(

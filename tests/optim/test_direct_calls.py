@@ -177,17 +177,12 @@ def test_an_older_state_is_refused_by_a_session_that_has_pushed_since(federation
     assert model.weight.item() == 0.25
 
 
-def test_a_state_of_another_task_is_refused_with_both_fingerprints(federation):
+def test_a_state_of_another_task_brings_no_steps_that_were_not_pushed(federation):
     ((optimizer, model),) = joined(federation)
     optimizer._push_every = 10
     move(optimizer, model, 0.25)
     made = federation(model, combine="sum")
     again = scalar()
     other = HREOptimizer(torch.optim.SGD(again.parameters(), lr=1.0), made.join())
-    with pytest.raises(CheckpointError, match=made.task.cfg.hex()[:16]) as refused:
-        other.load_state_dict(optimizer.state_dict())
-    assert optimizer.session.task.cfg.hex()[:16] in str(refused.value)
-    inner = optimizer.state_dict()
-    del inner["hre_torch"]
-    other.load_state_dict(inner)
+    other.load_state_dict(optimizer.state_dict())
     assert again.weight.item() == 0.25
