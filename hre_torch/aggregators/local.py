@@ -90,7 +90,9 @@ class LocalServers:
             state=state.key_transform if state else None,
         )
         self._lock = threading.RLock()
-        self.joined: set[str] = set()
+        # Participant to the thread in which it joined, and who pushes no more.
+        self.joined: dict[str, int] = {}
+        self.finished: set[str] = set()
         self.taps: list[Tap] = []
         self.on_release: list[Callable[[Release], None]] = []
 
@@ -216,14 +218,25 @@ class LocalAggregator(Aggregator):
     def __init__(self, name: str, *, servers: LocalServers) -> None:
         self._name = name
         self._servers = servers
-        servers.joined.add(name)
+        servers.joined[name] = threading.get_ident()
 
     def joined(self) -> int:
         """Return how many participants have a connection."""
         return len(self._servers.joined)
 
+    def others_may_push(self) -> bool:
+        """Return whether a participant in another thread has not finished."""
+        self._servers.finished.add(self._name)
+        here = threading.get_ident()
+        return any(
+            thread != here and name not in self._servers.finished
+            for name, thread in self._servers.joined.items()
+        )
+
     def submit(self, upload: bytes) -> bytes:
         """Hand the bytes of an upload to the DSP."""
+        self._servers.joined[self._name] = threading.get_ident()
+        self._servers.finished.discard(self._name)
         return self._servers.submit(self._name, upload)
 
     def fetch(self, since: int, *, merge: bool = True) -> Iterator[bytes]:

@@ -18,6 +18,7 @@ import math
 import warnings
 import weakref
 from collections.abc import MutableMapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import numpy as np
@@ -174,6 +175,13 @@ class Exchange:
         self._require_followed()
         with contextlib.suppress(StaleUploadError, BackPressure):
             self._session.resend()
+
+    def showing_released(self) -> AbstractContextManager[None]:
+        """Show the released weights inside, without anything of one's own."""
+        self._require_followed()
+        return self.model.showing(
+            lambda place: self._task.fixed_point.to_float(self._session.released(place))
+        )
 
     def adopt(self) -> None:
         """Take the parameters as they are now for training; warn of what changed.

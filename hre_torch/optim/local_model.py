@@ -27,7 +27,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hre_torch.errors import NonFiniteError, OutsideChangeError
+from hre_torch.errors import NonFiniteError, OutsideChangeError, UnsupportedError
 from hre_torch.optim.flatten import FlatView
 
 __all__ = ["LocalModel"]
@@ -62,6 +62,7 @@ class LocalModel:
         self.steps = 0
         self._base = base
         self._stepping = False
+        self._elsewhere = False
         self._copies = _Copies(guarded)
         self._own_view = view.replaced(self._copies.by_identity())
         self.show()
@@ -86,9 +87,15 @@ class LocalModel:
 
         Raises:
             OutsideChangeError: names how many, by how much, and what to do.
+            UnsupportedError: the model shows other weights for now.
         """
         if self._stepping:
             return
+        if self._elsewhere:
+            raise UnsupportedError(
+                "The model shows released weights for now; leave the block of "
+                "`with optimizer.released()` before you train, push or pull."
+            )
         changed = self._copies.changed()
         if changed:
             raise OutsideChangeError(
@@ -158,6 +165,29 @@ class LocalModel:
             piece.write(self._base(piece.place) + self.local[piece.place])
         if not self._stepping:
             self._copies.renew()
+
+    @contextlib.contextmanager
+    def showing(self, values: Callable[[slice], Vector]) -> Iterator[None]:
+        """Show other weights inside; what was there comes back bit for bit.
+
+        Args:
+            values: returns a piece of them, float64.
+
+        Raises:
+            UnsupportedError, OutsideChangeError: as for `require_untouched`.
+        """
+        self.require_untouched()
+        kept = [tensor.detach().clone() for tensor in self.view.tensors]
+        self._elsewhere = True
+        try:
+            for piece in self.view.pieces:
+                piece.write(values(piece.place))
+            yield
+        finally:
+            with torch.no_grad():
+                for tensor, before in zip(self.view.tensors, kept, strict=True):
+                    tensor.copy_(before)
+            self._elsewhere = False
 
     def take_over(self, earlier: LocalModel) -> None:
         """Go on with what another model of the same session had not pushed."""

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+import time
+import warnings
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal, NoReturn, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from hre_torch.encoding.fixed_point import Rounding
 from hre_torch.errors import (
+    AloneWarning,
     BackPressure,
     LayoutError,
     NonFiniteError,
@@ -30,7 +38,7 @@ from hre_torch.optim.guards import (
 )
 from hre_torch.optim.inner import InnerStep
 from hre_torch.optim.privacy import GaussianNoise
-from hre_torch.optim.progress import Progress
+from hre_torch.optim.progress import Finish, Progress
 from hre_torch.optim.settings import check_choice, check_kinds, check_numbers
 from hre_torch.optim.staleness import Constant, StalenessWeight
 from hre_torch.protocol.participant import Opened
@@ -38,6 +46,9 @@ from hre_torch.protocol.session import Session
 from hre_torch.protocol.task_options import Buffers
 
 __all__ = ["STATE_KEY", "HREOptimizer", "without_local"]
+
+_BETWEEN_PULLS: Final = 0.05
+"""Seconds from one look for the last releases to the next."""
 
 STATE_KEY: Final = "hre_torch"
 """Of our own part in an optimizer's saved state."""
@@ -160,6 +171,9 @@ class HREOptimizer(Optimizer):
             samples=samples,
         )
         self._exchange: Exchange | None = None
+        self._release_hooks: dict[int, Callable[[Opened], None]] = OrderedDict()
+        self._finished = False
+        _STARTED.add(self)
         self._attach_if_complete()
         warn_if_unstable(session.task, inner, push_every)
 
@@ -215,6 +229,7 @@ class HREOptimizer(Optimizer):
         return loss
 
     def _count_step(self, exchange: Exchange) -> None:
+        self._finished = False
         self.progress.count()
         exchange.model.steps = self.progress.since_push
 
@@ -249,26 +264,102 @@ class HREOptimizer(Optimizer):
         Raises:
             NonFiniteError, OutsideChangeError: as for `push`.
         """
-        opened = self._require().pull()
-        self.progress.pull(len(opened), self.session)
-        return opened
+        return self._pulled(self._require().pull())
 
     def catch_up(self) -> list[Opened]:
         """Pull now, and wait for everything that there is; else as `pull`."""
-        opened = self._require().catch_up()
+        return self._pulled(self._require().catch_up())
+
+    def _pulled(self, opened: list[Opened]) -> list[Opened]:
         self.progress.pull(len(opened), self.session)
+        for hook in list(self._release_hooks.values()):
+            for each in opened:
+                hook(each)
         return opened
 
     def flush(self) -> None:
-        """Push what is left at the end of training, unless it rounds to zero.
+        """Push what is left, unless it rounds to zero; see `finish` for the end.
 
         Raises:
             BackPressure, NonFiniteError, OutsideChangeError: as for `push`.
             AggregatorError: no acknowledgement came, perhaps of an earlier push.
         """
+        self._finished = True
         self._require().settle()
         if not self._require().idle():
             self.push()
+
+    def finish(self, timeout: float = 60.0) -> Finish:
+        """End a training: push the rest, wait for its release, learn the newest.
+
+        Waits while other participants may still push, as far as that can be told. Warns
+        of what was not released by then.
+
+        Args:
+            timeout: seconds to wait at most, >= 0.
+
+        Raises:
+            NonFiniteError, OutsideChangeError: as for `push`.
+            AggregatorError: no server answers.
+        """
+        deadline = time.monotonic() + timeout
+        self._finished = True
+        while True:
+            self.catch_up()
+            with contextlib.suppress(BackPressure):
+                self.flush()
+            self.catch_up()
+            finish = Finish(
+                version=self.session.version,
+                pending=self.session.pending,
+                unpushed=not self._require().idle(),
+            )
+            if not (finish.pending or finish.unpushed):
+                break
+            if not self.session.others_may_push() or time.monotonic() >= deadline:
+                break
+            time.sleep(_BETWEEN_PULLS)
+        finish.tell(self.session)
+        return finish
+
+    @contextlib.contextmanager
+    def released(self) -> Iterator[None]:
+        """Show the released weights in the model inside the block.
+
+        They are what everybody has: without own updates that wait for a release, and
+        without steps that were not pushed. All of it comes back afterwards.
+
+        Raises:
+            UnsupportedError: inside the block, of everything that trains or exchanges.
+        """
+        with self._require().showing_released():
+            yield
+
+    def released_state_dict(self, module: nn.Module) -> dict[str, Any]:
+        """Return a copy of the model's `state_dict` with the released weights.
+
+        Args:
+            module: the model that this optimizer trains; buffers that are not averaged
+                are its own.
+        """
+        with self.released():
+            return {
+                name: value.detach().clone() if isinstance(value, Tensor) else value
+                for name, value in module.state_dict().items()
+            }
+
+    def register_release_hook(self, hook: Callable[[Opened], None]) -> RemovableHandle:
+        """Have a function called with every release that a pull brings.
+
+        Args:
+            hook: is given what was opened, after the parameters have it.
+
+        Returns:
+            What removes the hook again by `remove()`.
+        """
+        handle = RemovableHandle(self._release_hooks)
+        self._release_hooks[handle.id] = hook
+        return handle
 
     def adopt_weights(self) -> None:
         """Make the model's present weights part of the next update.
@@ -383,3 +474,26 @@ class HREOptimizer(Optimizer):
             self._exchange = self._exchange_with(view)
             self.progress.since_push = self._exchange.model.steps
         return self._exchange
+
+    def _tell_if_forgotten(self) -> None:
+        """Warn at the exit of the program of what nobody else has."""
+        if self._finished or self.session.closed:
+            return
+        if self.progress.since_push or self.session.pending:
+            warnings.warn(
+                f"The program ends, and {self.session.name!r} has not finished: local "
+                f"steps since the last push: {self.progress.since_push}, updates not "
+                f"released: {self.session.pending}. Call optimizer.finish() at the end "
+                "of the training.",
+                AloneWarning,
+                stacklevel=1,
+            )
+
+
+_STARTED: Final[weakref.WeakSet[HREOptimizer]] = weakref.WeakSet()
+
+
+@atexit.register
+def _tell_who_forgot() -> None:
+    for optimizer in _STARTED:
+        optimizer._tell_if_forgotten()

@@ -15,7 +15,7 @@ from hre_torch.errors import (
 )
 from hre_torch.protocol.session import Session
 
-__all__ = ["Progress"]
+__all__ = ["Finish", "Progress"]
 
 _PATIENCE: Final = 10
 """Pushes without a release before it is told: a release may need t slower ones."""
@@ -106,6 +106,35 @@ class Progress:
                 AloneWarning,
                 f"No release has come for {_PATIENCE} pushes: this model learns from "
                 f"your data only. {session.company()}",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """How a training ended.
+
+    Attributes:
+        version: number of releases that the model has.
+        pending: own updates that were not released.
+        unpushed: whether local steps were not pushed.
+    """
+
+    version: int
+    pending: int
+    unpushed: bool
+
+    def tell(self, session: Session) -> None:
+        """Warn of what others will not learn, if anything."""
+        lost = [
+            *([f"{self.pending} of your updates"] if self.pending else []),
+            *(["the last local steps"] if self.unpushed else []),
+        ]
+        if lost:
+            learned = f"{session.statistics.releases} releases"
+            _warn(
+                AloneWarning,
+                f"The training ended after {learned}, and {' and '.join(lost)} were "
+                f"not released: nobody else has them. {session.company()}",
             )
 
 

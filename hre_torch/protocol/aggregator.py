@@ -24,6 +24,14 @@ class Aggregator(ABC):
         """Return how many participants have joined, if this backend can tell."""
         return None
 
+    def others_may_push(self) -> bool:
+        """Note that this participant pushes no more; return whether others still may.
+
+        True where the backend cannot tell. Others that this very thread would have to
+        run are none.
+        """
+        return True
+
     @abstractmethod
     def submit(self, upload: bytes) -> bytes:
         """Send an encoded `Upload`; return the encoded `Ack` or `Refusal`.

@@ -159,9 +159,16 @@ class Session(Pushing):
             "turn, in a thread or in a process."
         )
 
-    def released(self) -> npt.NDArray[np.int64]:
-        """Return a copy of the released weights at scale 2^f, shape `(n_values,)`."""
-        return self._model.values.copy()
+    def released(self, piece: slice = slice(None)) -> npt.NDArray[np.int64]:
+        """Return a copy of the released weights, or of a piece of them.
+
+        Args:
+            piece: contiguous part of the vector; all of it by default.
+
+        Returns:
+            int64 at scale 2^f, shape `(n_values,)` or that of the piece.
+        """
+        return self._model.values[piece].copy()
 
     def weights(self, piece: slice = slice(None)) -> npt.NDArray[np.int64]:
         """Return released weights plus own pending updates, or a piece of them.
@@ -197,6 +204,13 @@ class Session(Pushing):
                 self._pull(opened, merge=False)
         self._seal_refused()
         return opened
+
+    def others_may_push(self) -> bool:
+        """Say that this participant pushes no more; return whether others still may.
+
+        Where the backend cannot tell, others may.
+        """
+        return self._aggregator.others_may_push()
 
     def catch_up(self) -> list[Opened]:
         """Apply every release that there is, and wait for it if need be; see `pull`."""

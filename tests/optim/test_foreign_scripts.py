@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
@@ -22,6 +26,11 @@ from hre_torch.optim import FlatView, HREOptimizer
 
 def values(model):
     return FlatView.of(model).read()
+
+
+def released(optimizer):
+    session = optimizer.session
+    return session.fixed_point.to_float(session.released())
 
 
 def wrap(model, session, lr=0.1, momentum=0.0, **options):
@@ -319,3 +328,97 @@ def test_values_that_were_cut_are_counted_and_told_once(network, session, batche
     small = wrap(again, session(again), lr=0.01)
     fit(again, small, batches[:3])
     assert small.progress.saturated == 0
+
+
+# The end of a training, and what everybody has.
+
+
+def test_finish_pushes_the_rest_and_learns_the_newest(network, session, batches):
+    model = network()
+    optimizer = wrap(model, session(model), push_every=100, pull_every=100)
+    fit(model, optimizer, batches)
+    end = optimizer.finish()
+    assert (end.version, end.pending, end.unpushed) == (1, 0, False)
+    assert abs(values(model) - released(optimizer)).max() <= 2.0**-16
+
+
+def test_finish_tells_what_was_not_released_and_does_not_wait_for_nobody(
+    network, federation, batches
+):
+    together = federation(network(), 4, min_contributions=3)
+    models = [network(), network()]
+    optimizers = [wrap(model, together.join()) for model in models]
+    for model, optimizer in zip(models, optimizers, strict=True):
+        fit(model, optimizer, batches[:2])
+    # The other one trains in this very thread, which waiting would stop.
+    with pytest.warns(AloneWarning, match="2 of your updates were not released"):
+        end = optimizers[0].finish(timeout=3600)
+    assert end.pending == 2
+
+
+def test_finish_waits_for_others_in_their_threads(network, federation, batches):
+    together = federation(network(), 3, min_contributions=3)
+
+    def train(number):
+        model = network()
+        optimizer = wrap(model, together.join(f"p{number}"), push_every=4)
+        fit(model, optimizer, batches[: 4 * (number + 1)])
+        return optimizer.finish(timeout=60).pending
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(3) as pool:
+        # Who makes more pushes than the others may keep one.
+        warnings.simplefilter("ignore", AloneWarning)
+        pending = list(pool.map(train, range(3)))
+    assert pending[0] == 0
+    assert together.servers.version >= 1
+
+
+def test_released_weights_are_shown_inside_a_block_and_nothing_else_happens(
+    trained, batches
+):
+    model, optimizer, _ = trained
+    before = values(model)
+    with optimizer.released():
+        assert (values(model) == released(optimizer)).all()
+        for forbidden in (optimizer.step, optimizer.push, optimizer.pull):
+            with pytest.raises(UnsupportedError, match="leave the block"):
+                forbidden()
+    assert (values(model) == before).all()
+    state = optimizer.released_state_dict(model)
+    assert (values(model) == before).all()
+    assert (FlatView(list(state.values())).read() == released(optimizer)).all()
+    fit(model, optimizer, batches[4:6])
+
+
+def test_release_hooks_hear_of_every_release_until_they_are_removed(
+    network, session, batches
+):
+    model = network()
+    optimizer = wrap(model, session(model))
+    heard = []
+    handle = optimizer.register_release_hook(lambda opened: heard.append(opened.last))
+    fit(model, optimizer, batches[:3])
+    handle.remove()
+    fit(model, optimizer, batches[3:5])
+    assert heard == [1, 2, 3]
+
+
+FORGETFUL = """
+import torch
+from hre_torch import Federation, HREOptimizer
+model = torch.nn.Linear(2, 1)
+federation = Federation.local(
+    model, participants=1, suite="plain", profile="toy-insecure"
+)
+inner = torch.optim.SGD(model.parameters(), lr=0.1)
+optimizer = HREOptimizer(inner, federation.join(), push_every=10)
+model(torch.ones(1, 2)).sum().backward()
+optimizer.step()
+"""
+
+
+@pytest.mark.parametrize("end", ["", "optimizer.finish()", "optimizer.flush()"])
+def test_a_program_that_forgets_to_finish_is_told_at_its_exit(end):
+    script = [sys.executable, "-c", FORGETFUL + end]
+    done = subprocess.run(script, capture_output=True, text=True, check=True)
+    assert ("Call optimizer.finish()" in done.stderr) == (not end)
