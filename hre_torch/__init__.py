@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from hre_torch.lightning_callback import HRECallback
     from hre_torch.optim.optimizer import HREOptimizer
     from hre_torch.recipes import Recipe, load_recipe
+    from hre_torch.simulation import simulate
+    from hre_torch.surroundings import join, share
 
 __version__ = "0.1.0"
 
@@ -28,7 +30,10 @@ __all__ = [
     "Recipe",
     "__version__",
     "connect",
+    "join",
     "load_recipe",
+    "share",
+    "simulate",
 ]
 
 _HOME = {
@@ -37,7 +42,10 @@ _HOME = {
     "HREOptimizer": "hre_torch.optim.optimizer",
     "Recipe": "hre_torch.recipes",
     "connect": "hre_torch.deployment.connection",
+    "join": "hre_torch.surroundings",
     "load_recipe": "hre_torch.recipes",
+    "share": "hre_torch.surroundings",
+    "simulate": "hre_torch.simulation",
 }
 
 

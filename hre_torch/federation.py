@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -17,7 +19,8 @@ from hre_torch.aggregators.local import LocalServers, LocalServersState
 from hre_torch.crypto.modulus import load_profile
 from hre_torch.crypto.signatures import SigningKey
 from hre_torch.deployment.proposal import propose_task
-from hre_torch.errors import TaskError
+from hre_torch.durable_files import replace_file
+from hre_torch.errors import RunDirectoryError, TaskError
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.roster import (
     DATA_SERVICE,
@@ -37,6 +40,9 @@ from hre_torch.protocol.workers import Workers
 from hre_torch.registry import nearest
 
 __all__ = ["Federation", "FederationState"]
+
+_FORMAT: Final = 1
+"""Of files that `Federation.save` writes."""
 
 
 class SecretState(msgspec.Struct):
@@ -62,6 +68,15 @@ class FederationState(msgspec.Struct):
     initial: bytes
     servers: LocalServersState
     sessions: dict[str, SessionState]
+
+
+class _Format(msgspec.Struct):
+    format: int
+    made_by: str
+
+
+class _Saved(_Format):
+    state: FederationState
 
 
 class Federation:
@@ -193,6 +208,58 @@ class Federation:
             observe=observe,
             state=state,
         )
+
+    def save(self, path: str | Path) -> None:
+        """Write everything that `load` needs, beside a checkpoint of the model, say.
+
+        The file holds every secret of the federation, and only its owner can read it.
+
+        Args:
+            path: where; an older file is replaced in one piece.
+
+        Raises:
+            AggregatorError: a session has an upload that is not acknowledged.
+            RunDirectoryError: the file cannot be written; an older one is as it was.
+        """
+        document = _Saved(
+            format=_FORMAT, made_by=version("hre-torch"), state=self.state()
+        )
+        try:
+            replace_file(Path(path), msgspec.msgpack.encode(document), mode=0o600)
+        except OSError as error:
+            raise RunDirectoryError(f"cannot write {path}: {error.strerror}") from error
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, workers: int = 1, observe: Observer = silent
+    ) -> Federation:
+        """Return a federation that goes on where `save` was called.
+
+        Args:
+            path: the file.
+            workers, observe: as for `local`.
+
+        Raises:
+            RunDirectoryError: it is missing, damaged, or of another version.
+        """
+        try:
+            data = Path(path).read_bytes()
+            found = msgspec.msgpack.decode(data, type=_Format)
+            if found.format != _FORMAT:
+                raise RunDirectoryError(
+                    f"{path} has format {found.format} and was made by hre_torch "
+                    f"{found.made_by}; this version reads format {_FORMAT}. Load it "
+                    "with the version that made it"
+                )
+            saved = msgspec.msgpack.decode(data, type=_Saved)
+        except OSError as error:
+            raise RunDirectoryError(f"cannot read {path}: {error.strerror}") from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise RunDirectoryError(
+                f"{path} is no saved federation, or damaged ({error}); load an earlier "
+                "one"
+            ) from None
+        return cls.resume(saved.state, workers=workers, observe=observe)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -173,6 +173,7 @@ class HREOptimizer(Optimizer):
         self._exchange: Exchange | None = None
         self._release_hooks: dict[int, Callable[[Opened], None]] = OrderedDict()
         self._finished = False
+        session.optimizer = self
         _STARTED.add(self)
         self._attach_if_complete()
         warn_if_unstable(session.task, inner, push_every)

@@ -56,6 +56,7 @@ class Session(Pushing):
         closed: whether `close` was called.
         module: the participant's model, if it was named when it joined; optimizers take
             the order of the task's values from it.
+        optimizer: the optimizer that was made on this session last.
         founder: the model that the task was made from, if it is in this process.
 
     Raises:
@@ -91,6 +92,7 @@ class Session(Pushing):
         self.closed = False
         self.module: Any = None
         self.founder: Any = None
+        self.optimizer: Any = None
         self.latest_version = 0
         self.statistics = Statistics()
         if state is None or initial is not None:

@@ -18,9 +18,11 @@ from hre_torch.errors import (
     CheckpointError,
     HREWarning,
     OutsideChangeError,
+    RunDirectoryError,
     SaturationWarning,
     UnsupportedError,
 )
+from hre_torch.federation import Federation
 from hre_torch.optim import FlatView, HREOptimizer
 
 
@@ -422,3 +424,50 @@ def test_a_program_that_forgets_to_finish_is_told_at_its_exit(end):
     script = [sys.executable, "-c", FORGETFUL + end]
     done = subprocess.run(script, capture_output=True, text=True, check=True)
     assert ("Call optimizer.finish()" in done.stderr) == (not end)
+
+
+def test_the_checkpoint_of_a_saved_federation_resumes_exactly(
+    network, federation, batches, tmp_path
+):
+    """The ImageNet example's --resume, with one more file beside the checkpoint."""
+
+    def begin(together):
+        model = network()
+        inner = torch.optim.Adam(model.parameters(), lr=0.05)
+        return model, HREOptimizer(inner, together.join("p0"), push_every=5)
+
+    whole, optimizer = begin(federation(network()))
+    fit(whole, optimizer, batches)
+
+    together = federation(network())
+    first, stopped = begin(together)
+    fit(first, stopped, batches[:7])
+    together.save(tmp_path / "federation")
+    checkpoint = {"model": first.state_dict(), "optimizer": stopped.state_dict()}
+    torch.save(checkpoint, tmp_path / "checkpoint.pt")
+    assert (tmp_path / "federation").stat().st_mode & 0o777 == 0o600
+
+    again, resumed = begin(type(together).load(tmp_path / "federation"))
+    loaded = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    again.load_state_dict(loaded["model"])
+    resumed.load_state_dict(loaded["optimizer"])
+    fit(again, resumed, batches[7:])
+    assert (values(again) == values(whole)).all()
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xc1", b"{}", None])
+def test_a_file_that_is_no_saved_federation_is_refused(federation, tmp_path, damage):
+    path = tmp_path / "federation"
+    if damage is not None:
+        path.write_bytes(damage)
+    with pytest.raises(RunDirectoryError, match="federation"):
+        Federation.load(path)
+
+
+def test_a_federation_saved_by_another_version_says_which(
+    network, federation, tmp_path
+):
+    path = tmp_path / "federation"
+    path.write_bytes(msgspec.msgpack.encode({"format": 99, "made_by": "9.9"}))
+    with pytest.raises(RunDirectoryError, match=r"made by hre_torch 9\.9"):
+        Federation.load(path)
