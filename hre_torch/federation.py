@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+import hre_torch
 from hre_torch.aggregators import AGGREGATORS
 from hre_torch.aggregators.local import LocalServers, LocalServersState
 from hre_torch.crypto.modulus import load_profile
@@ -222,7 +222,7 @@ class Federation:
             RunDirectoryError: the file cannot be written; an older one is as it was.
         """
         document = _Saved(
-            format=_FORMAT, made_by=version("hre-torch"), state=self.state()
+            format=_FORMAT, made_by=hre_torch.__version__, state=self.state()
         )
         try:
             replace_file(Path(path), msgspec.msgpack.encode(document), mode=0o600)
@@ -237,7 +237,8 @@ class Federation:
 
         Args:
             path: the file.
-            workers, observe: as for `local`.
+            workers: as for `local`.
+            observe: as for `local`.
 
         Raises:
             RunDirectoryError: it is missing, damaged, or of another version.
