@@ -5,7 +5,6 @@ from __future__ import annotations
 import stat
 import threading
 
-import numpy as np
 import pytest
 
 from hre_torch.deployment.connection import read_weights
@@ -13,7 +12,6 @@ from hre_torch.deployment.memory import Memory
 from hre_torch.deployment.participation import propose_recipe, train_participant
 from hre_torch.errors import (
     RunDirectoryError,
-    SignatureError,
     TaskError,
     WrongTaskError,
 )
@@ -200,16 +198,12 @@ def test_a_new_roster_evicts_one_rotates_a_key_and_goes_on_from_the_last_weights
     with pytest.raises(WrongTaskError):
         old.connect("p1", initial=old.initial)
     (new.folder / "new.key").write_bytes((new.folder / "p2.key").read_bytes())
-    zeros = np.zeros(last.size, dtype=np.int32)
-    for name, lost, error in (
-        ("p1", "p1.key", TaskError),
-        ("p2", "lost.key", SignatureError),
-    ):
+    for name, lost in (("p1", "p1.key"), ("p2", "lost.key")):
         (new.folder / f"{name}.key").unlink(missing_ok=True)
         (new.folder / f"{name}.key").write_bytes((old.folder / lost).read_bytes())
         (new.folder / f"{name}.key").chmod(0o600)
-        with pytest.raises(error):
-            new.connect(name, initial=new.initial).push(zeros)
+        with pytest.raises(TaskError):
+            new.connect(name, initial=new.initial)
     with InTheBackground(new, recipe, ("p0", "p3")) as others:
         (new.folder / "p2.key").write_bytes((new.folder / "new.key").read_bytes())
         assert train(new, recipe, "p2").version > 0
@@ -258,6 +252,7 @@ def test_a_kill_between_two_pushes_counts_no_step_twice(
     assert not restored[0]["local"].any()
 
 
+@pytest.mark.filterwarnings("ignore::hre_torch.errors.AloneWarning")
 def test_a_kill_after_a_push_that_was_held_back_counts_no_step_twice(
     make_hosted_site, toy_recipe, steps, monkeypatch, tmp_path
 ):

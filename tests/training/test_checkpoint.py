@@ -98,6 +98,7 @@ def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(
     assert events_of(whole) == events_of(broken)
 
 
+@pytest.mark.filterwarnings("ignore::hre_torch.errors.AloneWarning")
 @pytest.mark.parametrize(
     "changes",
     [
