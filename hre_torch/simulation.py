@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -94,7 +94,9 @@ class _Run:
         seen = Surroundings(
             number=self._number,
             count=self._rooms.participants,
-            join=lambda module, task: self._rooms.join(self._number, module, task),
+            join=lambda module, task, options: self._rooms.join(
+                self._number, module, task, options
+            ),
         )
         try:
             with surrounded(seen):
@@ -123,11 +125,15 @@ class _Rooms:
         self._joined: dict[tuple[int, str], tuple[Session, nn.Module]] = {}
         self._gone: set[int] = set()
 
-    def join(self, number: int, module: nn.Module, task: str) -> Session:
+    def join(
+        self, number: int, module: nn.Module, task: str, options: Mapping[str, Any]
+    ) -> Session:
         with self._changed:
             if number == 0 and task not in self._federations:
                 self._federations[task] = Federation.local(
-                    module, participants=self.participants, **self._options
+                    module,
+                    participants=self.participants,
+                    **self._options | dict(options),
                 )
                 self._changed.notify_all()
             self._changed.wait_for(

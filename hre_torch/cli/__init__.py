@@ -10,6 +10,7 @@ import hre_torch
 from hre_torch.cli import database, keygen, roster, scrutiny, serve, train
 from hre_torch.cli.participate import participate
 from hre_torch.cli.role_keys import add_role_commands
+from hre_torch.cli.run import run
 from hre_torch.cli.screen import Commands, speak_any_encoding, tell
 
 __all__ = ["app", "main"]
@@ -47,6 +48,9 @@ app.command()(train.report)
 app.command()(scrutiny.attack)
 app.command()(scrutiny.audit)
 app.command()(participate)
+app.command(
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True}
+)(run)
 add_role_commands(keygen.app)
 app.add_typer(keygen.app, name="keygen")
 app.add_typer(roster.app, name="roster")

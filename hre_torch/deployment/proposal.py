@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from torch import nn
@@ -15,13 +16,41 @@ from hre_torch.optim.arrangement import frozen_digest, plain_names
 from hre_torch.optim.flatten import FlatView, Layout
 from hre_torch.protocol.roster import Roster
 from hre_torch.protocol.task import TaskConfig
-from hre_torch.protocol.task_options import TaskOptions
+from hre_torch.protocol.task_options import ModelFacts, TaskOptions
 from hre_torch.protocol.vectors import state_digest
 
-__all__ = ["propose_task"]
+__all__ = ["describe_model", "propose_task"]
 
 _TOO_LARGE: Final = 2.0**53
 """Integers from here on are not all floats."""
+
+
+def describe_model(
+    model: nn.Module, options: TaskOptions
+) -> tuple[ModelFacts, npt.NDArray[np.int64]]:
+    """Return what a task says of a model, and its first weights.
+
+    Args:
+        model: its trainable parameters are what the task trains, from the values they
+            have now.
+        options: what was chosen.
+
+    Raises:
+        TaskError: the weights are not finite or too large.
+        LayoutError, UnsupportedError: the model cannot be federated.
+    """
+    layout = Layout.of(model, options.buffers)
+    scale = FixedPoint(options.fraction_bits, options.value_bits).scale
+    initial = _quantised(FlatView.of(model, options.buffers).read(), scale)
+    facts = ModelFacts(
+        n_params=layout.n_params,
+        n_buffers=layout.n_buffers,
+        layout_digest=layout.digest,
+        names=plain_names(model, options.buffers),
+        frozen_digest=frozen_digest(model) if options.frozen == "same" else b"",
+        initial_digest=state_digest(initial),
+    )
+    return facts, initial
 
 
 def propose_task(
@@ -30,31 +59,18 @@ def propose_task(
     """Return the task's numbers, with all defaults filled in, and its first weights.
 
     Args:
-        model: its trainable parameters are what the task trains, from the values they
-            have now.
+        model: see `describe_model`.
         roster: who takes part.
         parameters: the modulus profile that the options name.
         options: what was chosen.
 
     Raises:
-        TaskError: the weights are not finite or too large.
+        TaskError, LayoutError, UnsupportedError: as for `describe_model`.
         UnknownPluginError: no such suite.
-        LayoutError, UnsupportedError: the model cannot be federated.
     """
-    layout = Layout.of(model, options.buffers)
-    scale = FixedPoint(options.fraction_bits, options.value_bits).scale
-    initial = _quantised(FlatView.of(model, options.buffers).read(), scale)
-    config = options.config(
-        roster,
-        parameters,
-        n_params=layout.n_params,
-        n_buffers=layout.n_buffers,
-        layout_digest=layout.digest,
-        names=plain_names(model, options.buffers),
-        frozen_digest=frozen_digest(model) if options.frozen == "same" else b"",
-        initial_digest=state_digest(initial),
-    )
-    return config, initial
+    facts, initial = describe_model(model, options)
+    numbers = msgspec.structs.asdict(facts)
+    return options.config(roster, parameters, **numbers), initial
 
 
 def _quantised(values: npt.NDArray[np.float64], scale: float) -> npt.NDArray[np.int64]:

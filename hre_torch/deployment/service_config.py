@@ -81,11 +81,11 @@ class DSPConfig(KTSConfig):
     kts_ca: Path | None = None
 
 
-Config = TypeVar("Config", bound=KTSConfig)
+Config = TypeVar("Config", bound=BaseModel)
 
 
 def load_config(path: Path, kind: type[Config]) -> Config:
-    """Return a server's checked configuration.
+    """Return a checked configuration; relative paths start from the file's folder.
 
     Raises:
         RecipeError: the file is missing, no YAML, or has a wrong key or value.
@@ -109,7 +109,7 @@ def load_config(path: Path, kind: type[Config]) -> Config:
     return config.model_copy(update=changes)
 
 
-def _explain(error: ValidationError, path: Path, kind: type[KTSConfig]) -> str:
+def _explain(error: ValidationError, path: Path, kind: type[BaseModel]) -> str:
     first = error.errors()[0]
     key = ".".join(map(str, first["loc"])) or "the file"
     if first["type"] == "extra_forbidden":

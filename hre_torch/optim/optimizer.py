@@ -95,7 +95,8 @@ class HREOptimizer(Optimizer):
         session: what `Federation.join` or `connect` returned.
         module: the model. Needed for `buffers="mean"`, and whenever the parameter
             groups do not list all trainable parameters in the order of the model.
-        push_every, pull_every: local steps from one to the next, >= 1.
+        push_every, pull_every: local steps from one to the next, >= 1; 1 if left out,
+            or what `hre-torch run` was told.
         clip: L2 bound of an update's parameters; the task's bound if left out.
         error_feedback: keep what quantisation left over; if not, it is dropped.
         buffers: `"mean"` averages the module's floating-point buffers, `"local"` not.
@@ -126,8 +127,8 @@ class HREOptimizer(Optimizer):
         session: Session,
         *,
         module: nn.Module | None = None,
-        push_every: int = 1,
-        pull_every: int = 1,
+        push_every: int | None = None,
+        pull_every: int | None = None,
         clip: float | None = None,
         error_feedback: bool = True,
         buffers: Buffers = "local",
@@ -149,6 +150,9 @@ class HREOptimizer(Optimizer):
             staleness_weight=staleness_weight,
             noise=noise,
         )
+        defaults = {"push_every": 1, "pull_every": 1} | dict(session.defaults)
+        push_every = defaults["push_every"] if push_every is None else push_every
+        pull_every = defaults["pull_every"] if pull_every is None else pull_every
         check_numbers(push_every, pull_every, clip)
         check_choice("outside_changes", outside_changes, ("refuse", "push"))
         super().__init__(inner.param_groups, inner.defaults)
@@ -320,6 +324,8 @@ class HREOptimizer(Optimizer):
             if not self.session.others_may_push() or time.monotonic() >= deadline:
                 break
             time.sleep(_BETWEEN_PULLS)
+        if self.session.keep is not None:
+            self.session.keep()
         finish.tell(self.session)
         return finish
 
@@ -412,6 +418,8 @@ class HREOptimizer(Optimizer):
             state[STATE_KEY] = {"progress": progress, **self._exchange.state_dict()}
         for after in self._optimizer_state_dict_post_hooks.values():
             state = after(self, state) or state
+        if self.session.keep is not None:
+            self.session.keep()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

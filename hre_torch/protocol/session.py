@@ -11,6 +11,7 @@ becomes of an own update from sealing to release is told in `pushing`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -56,6 +57,8 @@ class Session(Pushing):
         closed: whether `close` was called.
         module: the participant's model, if it was named when it joined; optimizers take
             the order of the task's values from it.
+        keep: writes down where this session stands, if somebody remembers it.
+        defaults: what optimizers use where the script says nothing, by name.
         optimizer: the optimizer that was made on this session last.
         founder: the model that the task was made from, if it is in this process.
 
@@ -93,6 +96,8 @@ class Session(Pushing):
         self.module: Any = None
         self.founder: Any = None
         self.optimizer: Any = None
+        self.keep: Callable[[], None] | None = None
+        self.defaults: Mapping[str, Any] = {}
         self.latest_version = 0
         self.statistics = Statistics()
         if state is None or initial is not None:

@@ -21,7 +21,7 @@ from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import TaskConfig
 from hre_torch.registry import nearest
 
-__all__ = ["Buffers", "Combine", "TaskOptions", "is_positive"]
+__all__ = ["Buffers", "Combine", "ModelFacts", "TaskOptions", "is_positive"]
 
 Buffers: TypeAlias = Literal["local", "mean"]
 Combine: TypeAlias = Literal["sum", "mean", "weighted"]
@@ -36,6 +36,17 @@ def is_positive(number: Any) -> bool:
         return 0 < float(number) < math.inf
     except OverflowError:
         return False
+
+
+class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a task says of the model that it was made from; see `TaskConfig`."""
+
+    n_params: int
+    n_buffers: int
+    layout_digest: bytes
+    names: tuple[str, ...]
+    frozen_digest: bytes
+    initial_digest: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
