@@ -30,7 +30,9 @@ HREError
 │   ├── ReleaseError        a release list breaks a rule
 │   ├── TransformError      a key transform failed; nothing was consumed, ask again
 │   │   └── SnapshotNeededError what comes next is gone; start from a snapshot
-│   └── ReleaseRejectedError a release decodes wrongly; everybody rejects it
+│   ├── ReleaseRejectedError a release decodes wrongly; everybody rejects it
+│   ├── SpoiledReleaseError a release does not open here; others are asked
+│   └── DisputedReleaseError it opened for others, but not here
 └── AggregatorError         the backend that carries messages failed
     └── StoreError          a server's stored state is damaged or cannot be written
 """
@@ -45,6 +47,7 @@ __all__ = [
     "CryptoError",
     "DataError",
     "DecryptionError",
+    "DisputedReleaseError",
     "EncodingError",
     "EquivocationError",
     "HREError",
@@ -67,6 +70,8 @@ __all__ = [
     "SignatureError",
     "SlotOverflowError",
     "SnapshotNeededError",
+    "SpoiledReleaseError",
+    "SpoiledReleaseWarning",
     "StaleUploadError",
     "StoreError",
     "TaskError",
@@ -203,6 +208,14 @@ class ReleaseRejectedError(ProtocolError):
     """A release decodes to a wrong count or checksum; every participant rejects it."""
 
 
+class SpoiledReleaseError(ProtocolError):
+    """A release does not open here; it is given up only if enough others say so too."""
+
+
+class DisputedReleaseError(ProtocolError):
+    """A release opened for others but not here: what was served here is wrong."""
+
+
 class AggregatorError(HREError):
     """The backend that carries messages between the roles failed."""
 
@@ -217,6 +230,10 @@ class HREWarning(UserWarning):
 
 class LostWorkerWarning(HREWarning):
     """A worker process was killed; its arithmetic goes on in one thread."""
+
+
+class SpoiledReleaseWarning(HREWarning):
+    """A release does not open: it waits for others, or all have given it up."""
 
 
 class UnprotectedWarning(HREWarning):

@@ -24,9 +24,12 @@ from hre_torch.protocol.messages import (
     Receipt,
     Release,
     ReleaseOrder,
+    Statement,
+    StatementReply,
     TransformReply,
     TransformRequest,
     Upload,
+    Verdict,
 )
 from hre_torch.protocol.participant import LearningParticipant
 from hre_torch.protocol.roster import Secret
@@ -60,6 +63,7 @@ class View:
         deposit: brings an upload to the KTS.
         approve: the KTS's answer to a release order.
         transform: the KTS's answer to a transform request.
+        declare: the KTS's answer to a statement.
     """
 
     task: Task
@@ -69,6 +73,7 @@ class View:
     deposit: Callable[[Envelope[Upload]], Envelope[Receipt]]
     approve: Callable[[Envelope[ReleaseOrder]], Envelope[Release]]
     transform: Callable[[Envelope[TransformRequest]], Envelope[TransformReply]]
+    declare: Callable[[Envelope[Statement]], Envelope[Verdict]]
 
 
 class TwoFacedDataService:
@@ -162,6 +167,16 @@ class TwoFacedDataService:
         )
         return seal(download, view.dsp.signing, self._shifted(parts, name, version))
 
+    def pass_on(self, statement: Envelope[Statement]) -> Envelope[StatementReply]:
+        """Return what the KTS answers to a statement, which cannot be changed."""
+        reply = StatementReply(
+            cfg=self.view.task.cfg,
+            sender=self.view.dsp.name,
+            statement=statement.digest,
+            verdict=self.view.declare(statement).encode(),
+        )
+        return seal(reply, self.view.dsp.signing)
+
     def _shifted(self, parts: Parts, name: str, version: int) -> Parts:
         by = self._shifts.get((name, version), 0)
         return self._lie(self.view.task, parts, by) if by else parts
@@ -181,6 +196,11 @@ class Connection(Aggregator):
         """Yield what is new."""
         for version in range(since + 1, self._dsp.version + 1):
             yield self._dsp.download(self._name, version).encode()
+
+    def declare(self, statement: bytes) -> bytes:
+        """State something about a release."""
+        stated = decode(statement, Statement, max_bytes=0)
+        return self._dsp.pass_on(stated).encode()
 
     def close(self) -> None:
         """Nothing to give back."""
