@@ -43,6 +43,7 @@ __all__ = [
     "View",
     "shift_secret",
     "shift_values",
+    "spoil_count",
 ]
 
 EVERYBODY: Final = ""
@@ -110,11 +111,15 @@ class TwoFacedDataService:
         )
         return seal(ack, self.view.dsp.signing)
 
-    def join_in(self) -> None:
-        """Have mallory upload nothing, as the third identity."""
+    def join_in(self, raised: int = 0) -> None:
+        """Have mallory upload, as the third identity, by how much the last value grows.
+
+        By default that is nothing.
+        """
         config = self.view.task.config
-        nothing = np.zeros(config.n_values, dtype=np.int32)
-        self.receive(self.view.accomplice.seal(nothing, 0, config.initial_digest))
+        values = np.zeros(config.n_values, dtype=np.int32)
+        values[-1] = raised
+        self.receive(self.view.accomplice.seal(values, 0, config.initial_digest))
 
     def release(self) -> npt.NDArray[np.int64] | None:
         """Have everybody's newest upload released; return the sum that mallory opens.
@@ -221,6 +226,15 @@ def shift_secret(task: Task, parts: Parts, by: int) -> Parts:
     shift = np.zeros(lanes_of(task).n_values, dtype=np.int64)
     shift[-1] = by
     return _shift_lanes(task, parts, shift)
+
+
+def spoil_count(task: Task, parts: Parts, by: int) -> Parts:
+    """Return a download whose first lane counts more uploads than there are."""
+    lanes = lanes_of(task)
+    n, n_squared = lanes.parameters.n, lanes.parameters.n_squared
+    heads, (first, *others) = blocks_of(parts, lanes)
+    spoiled = (first[0] * (1 + by * n) % n_squared, *first[1:])
+    return (*lanes.layout.encode(heads, [spoiled, *others]), *parts[2:])
 
 
 def _shift_lanes(task: Task, parts: Parts, shift: npt.NDArray[np.int64]) -> Parts:

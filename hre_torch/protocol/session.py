@@ -320,8 +320,8 @@ class Session(Pushing):
         suspects = ", ".join(self.statistics.suspects) or "nobody"
         warnings.warn(
             f"Release {rejected.last} was spoiled and is given up, with every update "
-            f"in it; its uploads are of {names}. So were {self.statistics.rejected} "
-            f"releases so far, and {suspects} had uploads in all of them.",
+            f"in it; its uploads are of {names}. Spoiled so far: "
+            f"{self.statistics.rejected}; {suspects} had uploads in every one.",
             SpoiledReleaseWarning,
             stacklevel=3,
         )

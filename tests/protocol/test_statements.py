@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
-
 import msgspec
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ from hypothesis import strategies as st
 
 from hre_torch.attacks.algebra import blocks_of, lanes_of
 from hre_torch.attacks.forgery import Draft
-from hre_torch.crypto.signatures import SigningKey
 from hre_torch.errors import (
     AggregatorError,
     DisputedReleaseError,
@@ -26,7 +23,7 @@ from hre_torch.errors import (
 from hre_torch.federation import Federation, FederationState
 from hre_torch.protocol.envelope import decode, seal
 from hre_torch.protocol.key_transform import KeyTransformServer
-from hre_torch.protocol.messages import Statement
+from hre_torch.protocol.messages import Statement, StatementReply
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.workers import Workers
 
@@ -347,9 +344,18 @@ def test_a_verdict_counts_only_if_it_is_the_kts_s_and_names_enough(federate):
         with pytest.raises(TransformError, match="given up once 3 reject it"):
             participant.reject(msgspec.structs.replace(enough, **changes))
         assert participant.version == 0
-    kts = kts_of(federation)
-    kts._secret = copy(kts._secret)
-    kts._secret.signing = SigningKey.generate()
+    key = federation._secrets["dsp"].signing
+
+    def invent(data):
+        header = StatementReply(
+            cfg=federation.task.cfg,
+            sender="dsp",
+            statement=decode(data, Statement, max_bytes=0).digest,
+            verdict=seal(enough, key).encode(),
+        )
+        return seal(header, key)
+
+    federation.servers._pass_on = invent
     with pytest.raises(AggregatorError, match="state it again"):
         sessions["alice"].pull()
     assert participant.reject(enough).values is None

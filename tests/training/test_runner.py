@@ -7,7 +7,12 @@ import safetensors.torch
 import torch
 
 from hre_torch.data.load import load_data
-from hre_torch.errors import DataError, RecipeError, TaskError
+from hre_torch.errors import (
+    DataError,
+    RecipeError,
+    SpoiledReleaseWarning,
+    TaskError,
+)
 from hre_torch.models import MODELS
 from hre_torch.recipes import load_recipe
 from hre_torch.training.evaluation import weights_file
@@ -51,6 +56,33 @@ def test_a_suite_gives_the_weights_of_plain_in_every_bit(run, suite):
     assert weights_file(encrypted.released_model()) == weights_file(
         plain.released_model()
     )
+
+
+@pytest.mark.parametrize("suite", ["plain", "hybrid"])
+def test_a_spoiled_release_is_counted_and_its_list_is_told(toy_recipe, digits, suite):
+    records = []
+    recipe = load_recipe(
+        toy_recipe(f"suite={suite}", "min_contributions=3", "max_additions=32")
+    )
+    with Runner(recipe, digits) as runner:
+        runner.listeners.append(records.append)
+        cipher = runner.federation.servers._data_service._cipher
+        add, steps = cipher.add, runner.steps()
+        cipher.add = lambda totals: add([*totals, totals[0]])
+        with pytest.warns(SpoiledReleaseWarning):
+            while not of_kind(records, "release"):
+                next(steps)
+            cipher.add = add
+            for _ in steps:
+                pass
+        names = [learner.name for learner in runner.learners]
+        assert runner.totals()["rejected"] == 1
+        assert len({each.session.model_digest for each in runner.learners}) == 1
+    told = of_kind(records, "rejection")
+    assert sorted(record["participant"] for record in told) == names
+    for record in told:
+        assert (record["version"], record["rejected"]) == (1, 1)
+        assert record["contributors"] == record["in_all_rejected"] == names
 
 
 def test_a_run_repeats_bit_for_bit_and_another_seed_changes_it(run):

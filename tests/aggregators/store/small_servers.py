@@ -135,7 +135,7 @@ class Server:
         if step in KINDS:
             cfg = self.world.task.cfg
             message = decode(arguments[0], KINDS[step], cfg=cfg, max_bytes=1 << 30)
-            arguments = (message,)
+            arguments = (message, *arguments[1:])
         made = getattr(self.server, step)
         if self.store is None:
             answer = made(*arguments)
