@@ -1,9 +1,9 @@
 """A14: bob trains on a model of his own for ever, and no two uploads name one version.
 
 As in A11 bob's ReLU never fires, his update is zero, and with an accomplice's the sum
-is alice's update alone. What was compared were digests of the one version that an upload
-is based on. So the DSP lets alice see even versions and bob odd ones: nothing is ever
-compared, and every release shows alice's update.
+is alice's update alone. What was compared were digests of the one version that an
+upload is based on. So the DSP lets alice see even versions and bob odd ones: nothing is
+ever compared, and every release shows alice's update.
 
 In `gated` bob's first download is shifted. In `hybrid` mallory raises everybody's bias
 with one upload and takes it back with the next. One lane of the key layer that bob gets

@@ -283,7 +283,7 @@ class Runner:
 
     def _tell_rejection(self, learner: Learner, release: Opened) -> None:
         statistics = learner.session.statistics
-        self._tell(
+        self.tell(
             "rejection",
             participant=learner.name,
             version=release.last,
