@@ -36,6 +36,7 @@ from torch.nn import functional
 
 from benchmarks.memory import peak_mib
 from hre_torch.crypto.signatures import SigningKey
+from hre_torch.errors import AggregatorError
 from hre_torch.federation import Federation
 from hre_torch.models import build_model
 from hre_torch.optim import HREOptimizer
@@ -189,6 +190,14 @@ class _Piped(Aggregator):
         self._pipe.send_bytes(since.to_bytes(4, "big"))
         while download := self._pipe.recv_bytes():
             yield download
+
+    def declare(self, statement: bytes) -> bytes:
+        """Refuse: nothing is spoiled here.
+
+        Raises:
+            AggregatorError: always.
+        """
+        raise AggregatorError("the pipe of this measurement carries no statements")
 
     def close(self) -> None:
         """End nothing: whoever made the pipe does."""

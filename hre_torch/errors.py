@@ -32,7 +32,9 @@ HREError
 │   ├── ReleaseError        a release list breaks a rule
 │   ├── TransformError      a key transform failed; nothing was consumed, ask again
 │   │   └── SnapshotNeededError what comes next is gone; start from a snapshot
-│   └── ReleaseRejectedError a release decodes wrongly; everybody rejects it
+│   ├── ReleaseRejectedError a release decodes wrongly; everybody rejects it
+│   ├── SpoiledReleaseError a release does not open here; others are asked
+│   └── DisputedReleaseError it opened for others, but not here
 └── AggregatorError         the backend that carries messages failed
     └── StoreError          a server's stored state is damaged or cannot be written
 """
@@ -49,6 +51,7 @@ __all__ = [
     "CryptoError",
     "DataError",
     "DecryptionError",
+    "DisputedReleaseError",
     "EncodingError",
     "EquivocationError",
     "HREError",
@@ -73,6 +76,8 @@ __all__ = [
     "SignatureError",
     "SlotOverflowError",
     "SnapshotNeededError",
+    "SpoiledReleaseError",
+    "SpoiledReleaseWarning",
     "StaleUploadError",
     "StoreError",
     "TaskError",
@@ -217,6 +222,14 @@ class ReleaseRejectedError(ProtocolError):
     """A release decodes to a wrong count or checksum; every participant rejects it."""
 
 
+class SpoiledReleaseError(ProtocolError):
+    """A release does not open here; it is given up only if enough others say so too."""
+
+
+class DisputedReleaseError(ProtocolError):
+    """A release opened for others but not here: what was served here is wrong."""
+
+
 class AggregatorError(HREError):
     """The backend that carries messages between the roles failed."""
 
@@ -239,6 +252,10 @@ class LostWorkerWarning(HREWarning):
 
 class SaturationWarning(HREWarning):
     """Values of an update were larger than one push can carry, and were cut."""
+
+
+class SpoiledReleaseWarning(HREWarning):
+    """A release does not open: it waits for others, or all have given it up."""
 
 
 class UnprotectedWarning(HREWarning):

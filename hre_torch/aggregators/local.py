@@ -26,9 +26,12 @@ from hre_torch.protocol.messages import (
     Receipt,
     Release,
     ReleaseOrder,
+    Statement,
+    StatementReply,
     TransformReply,
     TransformRequest,
     Upload,
+    Verdict,
 )
 from hre_torch.protocol.roster import DATA_SERVICE, KEY_TRANSFORM, Secret
 from hre_torch.protocol.states import DataServiceState, KeyTransformState
@@ -148,6 +151,17 @@ class LocalServers:
                 return
             since = last
 
+    def declare(self, name: str, statement: bytes) -> bytes:
+        """Carry a statement of participant `name`; return the reply or a `Refusal`."""
+        self._tapped(f"{name}->dsp", statement)
+        with self._lock:
+            try:
+                reply = self._pass_on(statement).encode()
+            except HREError as error:
+                reply = self._refusal(error, hashlib.sha256(statement).digest())
+        self._tapped(f"dsp->{name}", reply)
+        return reply
+
     def state(self) -> LocalServersState:
         """Return everything that a restart needs, keys aside."""
         with self._lock:
@@ -164,6 +178,16 @@ class LocalServers:
             self._data_service.withdraw(upload.digest)
             raise
         return self._data_service.confirm(self._cross("kts->dsp", receipt, Receipt))
+
+    def _pass_on(self, data: bytes) -> Envelope[StatementReply]:
+        statement = decode(data, Statement, cfg=self.task.cfg, max_bytes=0)
+        self._data_service.check_statement(statement)
+        verdict = self._key_transform.declare(
+            self._cross("dsp->kts", statement, Statement)
+        )
+        return self._data_service.pass_on(
+            self._cross("kts->dsp", verdict, Verdict), statement.digest
+        )
 
     def _release_if_due(self) -> None:
         order = self._data_service.propose()
@@ -242,6 +266,10 @@ class LocalAggregator(Aggregator):
     def fetch(self, since: int, *, merge: bool = True) -> Iterator[bytes]:
         """Yield what is new for this participant."""
         return self._servers.fetch(self._name, since, merge=merge, opened=self.opened)
+
+    def declare(self, statement: bytes) -> bytes:
+        """Hand the bytes of a statement to the DSP."""
+        return self._servers.declare(self._name, statement)
 
     def close(self) -> None:
         """Nothing to give back: the servers outlive their connections."""

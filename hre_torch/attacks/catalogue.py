@@ -19,6 +19,8 @@ from hre_torch.attacks import (
     a11_two_models,
     a12_signs,
     a13_ring,
+    a14_two_models_for_good,
+    a16_first_word,
     a17_suite_downgrade,
 )
 from hre_torch.attacks.result import Attack, AttackResult, Target
@@ -43,6 +45,8 @@ ATTACKS: Final[dict[str, Attack]] = {
         a11_two_models,
         a12_signs,
         a13_ring,
+        a14_two_models_for_good,
+        a16_first_word,
         a17_suite_downgrade,
     )
 }

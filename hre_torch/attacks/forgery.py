@@ -81,13 +81,13 @@ class Draft:
         """Replace every block."""
         self.blocks = [change(block) for block in self.blocks]
 
-    def seal(self, secret: Secret) -> Envelope[Upload]:
-        """Return a signed upload of the blocks as they are now, number 0."""
+    def seal(self, secret: Secret, number: int = 0) -> Envelope[Upload]:
+        """Return a signed upload of the blocks as they are now, based on version 0."""
         task, lanes = self.lanes.task, self.lanes
         header = Upload(
             cfg=task.cfg,
             sender=secret.name,
-            sequence=0,
+            sequence=number,
             base_version=0,
             state_digests=task.config.initial_digest,
         )

@@ -191,13 +191,26 @@ class Scene:
         """Return the newest release as an honest participant opens it.
 
         It asks twice, since a failed key transform consumes nothing. None if it never
-        opens, or opens to what everybody rejects.
+        opens.
         """
         for _ in range(2):
             with refusals:
                 data = self.fetch(name).encode()
                 return self.participants[name].open(data).values
         return None
+
+    def give_up(self, *names: str) -> None:
+        """Have participants state that what they tried does not open, and give it up.
+
+        Raises:
+            TransformError: they are too few.
+        """
+        standing = [
+            self.key_transform.declare(self.participants[name].declare())
+            for name in names
+        ]
+        for name in names:
+            self.participants[name].reject(standing[-1].header)
 
     def session(self, name: str, aggregator: Aggregator, initial: Sums) -> Session:
         """Return a session of an honest participant over a connection."""

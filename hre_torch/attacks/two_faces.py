@@ -24,9 +24,12 @@ from hre_torch.protocol.messages import (
     Receipt,
     Release,
     ReleaseOrder,
+    Statement,
+    StatementReply,
     TransformReply,
     TransformRequest,
     Upload,
+    Verdict,
 )
 from hre_torch.protocol.participant import LearningParticipant
 from hre_torch.protocol.roster import Secret
@@ -40,6 +43,7 @@ __all__ = [
     "View",
     "shift_secret",
     "shift_values",
+    "spoil_count",
 ]
 
 EVERYBODY: Final = ""
@@ -60,6 +64,7 @@ class View:
         deposit: brings an upload to the KTS.
         approve: the KTS's answer to a release order.
         transform: the KTS's answer to a transform request.
+        declare: the KTS's answer to a statement.
     """
 
     task: Task
@@ -69,6 +74,7 @@ class View:
     deposit: Callable[[Envelope[Upload]], Envelope[Receipt]]
     approve: Callable[[Envelope[ReleaseOrder]], Envelope[Release]]
     transform: Callable[[Envelope[TransformRequest]], Envelope[TransformReply]]
+    declare: Callable[[Envelope[Statement]], Envelope[Verdict]]
 
 
 class TwoFacedDataService:
@@ -105,11 +111,15 @@ class TwoFacedDataService:
         )
         return seal(ack, self.view.dsp.signing)
 
-    def join_in(self) -> None:
-        """Have mallory upload nothing, as the third identity."""
+    def join_in(self, raised: int = 0) -> None:
+        """Have mallory upload, as the third identity, by how much the last value grows.
+
+        By default that is nothing.
+        """
         config = self.view.task.config
-        nothing = np.zeros(config.n_values, dtype=np.int32)
-        self.receive(self.view.accomplice.seal(nothing, 0, config.initial_digest))
+        values = np.zeros(config.n_values, dtype=np.int32)
+        values[-1] = raised
+        self.receive(self.view.accomplice.seal(values, 0, config.initial_digest))
 
     def release(self) -> npt.NDArray[np.int64] | None:
         """Have everybody's newest upload released; return the sum that mallory opens.
@@ -162,6 +172,16 @@ class TwoFacedDataService:
         )
         return seal(download, view.dsp.signing, self._shifted(parts, name, version))
 
+    def pass_on(self, statement: Envelope[Statement]) -> Envelope[StatementReply]:
+        """Return what the KTS answers to a statement, which cannot be changed."""
+        reply = StatementReply(
+            cfg=self.view.task.cfg,
+            sender=self.view.dsp.name,
+            statement=statement.digest,
+            verdict=self.view.declare(statement).encode(),
+        )
+        return seal(reply, self.view.dsp.signing)
+
     def _shifted(self, parts: Parts, name: str, version: int) -> Parts:
         by = self._shifts.get((name, version), 0)
         return self._lie(self.view.task, parts, by) if by else parts
@@ -182,6 +202,11 @@ class Connection(Aggregator):
         for version in range(since + 1, self._dsp.version + 1):
             yield self._dsp.download(self._name, version).encode()
 
+    def declare(self, statement: bytes) -> bytes:
+        """State something about a release."""
+        stated = decode(statement, Statement, max_bytes=0)
+        return self._dsp.pass_on(stated).encode()
+
     def close(self) -> None:
         """Nothing to give back."""
 
@@ -201,6 +226,15 @@ def shift_secret(task: Task, parts: Parts, by: int) -> Parts:
     shift = np.zeros(lanes_of(task).n_values, dtype=np.int64)
     shift[-1] = by
     return _shift_lanes(task, parts, shift)
+
+
+def spoil_count(task: Task, parts: Parts, by: int) -> Parts:
+    """Return a download whose first lane counts more uploads than there are."""
+    lanes = lanes_of(task)
+    n, n_squared = lanes.parameters.n, lanes.parameters.n_squared
+    heads, (first, *others) = blocks_of(parts, lanes)
+    spoiled = (first[0] * (1 + by * n) % n_squared, *first[1:])
+    return (*lanes.layout.encode(heads, [spoiled, *others]), *parts[2:])
 
 
 def _shift_lanes(task: Task, parts: Parts, shift: npt.NDArray[np.int64]) -> Parts:

@@ -21,16 +21,19 @@ from hre_torch.crypto.signatures import SIGNATURE_BYTES
 from hre_torch.protocol.aggregator import Aggregator
 from hre_torch.protocol.ciphers import (
     DataServiceCipher,
+    Integers,
     KeyTransformCipher,
     ParticipantCipher,
 )
 from hre_torch.protocol.common_models import CommonModels
 from hre_torch.protocol.data_service import DataServiceProvider
+from hre_torch.protocol.disputes import Disputes
 from hre_torch.protocol.entries import Entry
-from hre_torch.protocol.envelope import Envelope, Header, decode_head
+from hre_torch.protocol.envelope import DIGEST_BYTES, Envelope, Header, decode_head
 from hre_torch.protocol.framing import LENGTHS_BYTES, lengths_of
 from hre_torch.protocol.key_transform import KeyTransformServer
 from hre_torch.protocol.ledger import Ledger
+from hre_torch.protocol.messages import Upload
 from hre_torch.protocol.participant import LearningParticipant
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.session import Session
@@ -72,6 +75,22 @@ class LedgerWithoutModelRuleWeakened(Ledger):
         self._models = _AnyModelsWeakened(config)
 
 
+class _OneWordSettlesWeakened(CommonModels):
+    """Common models of which the first word is believed, whoever says it."""
+
+    def __init__(self, config: TaskConfig) -> None:
+        super().__init__(config)
+        self._needed = 1
+
+
+class LedgerThatBelievesOneWeakened(Ledger):
+    """A ledger to which one identity is enough to settle a model."""
+
+    def __init__(self, config: TaskConfig, names: Sequence[str]) -> None:
+        super().__init__(config, names)
+        self._models = _OneWordSettlesWeakened(config)
+
+
 class AnyExponentsWeakened(Exponents):
     """Secret exponents that may be odd."""
 
@@ -99,12 +118,21 @@ class KeyTransformWeakened(KeyTransformServer):
 
 
 class ParticipantWeakened(LearningParticipant):
-    """A participant whose cipher is that of a weakened variant."""
+    """A participant of a weakened variant."""
 
     def __init__(self, variant: Variant, task: Task, secret: Secret) -> None:
         super().__init__(task, secret, Workers())
+        self._histories = variant.histories
+        self._judged = self._judged and variant.verdicts
         if variant.participant is not None:
             self._cipher = variant.participant(task, secret)
+
+    def seal(
+        self, values: Integers, base_version: int, digests: bytes
+    ) -> Envelope[Upload]:
+        """Return an upload that may name the newest model only."""
+        named = digests if self._histories else digests[-DIGEST_BYTES:]
+        return super().seal(values, base_version, named)
 
 
 class SessionWeakened(Session):
@@ -120,6 +148,7 @@ class SessionWeakened(Session):
     ) -> None:
         super().__init__(task, secret, aggregator, initial)
         self._participant = ParticipantWeakened(variant, task, secret)
+        self._disputes = Disputes(self._participant, aggregator.declare)
 
 
 def decode_without_hashes_weakened(
@@ -150,6 +179,8 @@ class Variant:
         participant: makes the participants' cipher.
         ledger: the class of both servers' ledgers.
         hashes: whether parts of a message are compared with the header's hashes.
+        histories: whether uploads name all models that their senders have opened.
+        verdicts: whether nobody gives a release up alone.
     """
 
     suite: str
@@ -158,6 +189,8 @@ class Variant:
     participant: Callable[[Task, Secret], ParticipantCipher] | None = None
     ledger: type[Ledger] = Ledger
     hashes: bool = True
+    histories: bool = True
+    verdicts: bool = True
 
     @property
     def genuine(self) -> bool:
@@ -194,6 +227,13 @@ WEAKENED: Final[Mapping[str, Variant]] = {
         ),
     ),
     "gated without model rule": Variant("gated", ledger=LedgerWithoutModelRuleWeakened),
+    "gated without histories": Variant("gated", histories=False),
+    "gated without settling rule": Variant(
+        "gated", ledger=LedgerThatBelievesOneWeakened
+    ),
+    "hybrid without histories and verdicts": Variant(
+        "hybrid", histories=False, verdicts=False
+    ),
     "hybrid without proofs": Variant(
         "hybrid",
         data_service=hybrid.HybridDataServiceWithoutProofsWeakened,

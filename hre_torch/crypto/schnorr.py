@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from gmpy2 import mpz, powmod
@@ -70,8 +71,10 @@ _LABEL: Final = b"hre_torch proof of knowledge 1"
 _HIDING_BITS: Final = 128
 # 2^24 heads at 3072 bits are 12 GB; the bound fixes the width of the table of `g`.
 _MOST_POWERS: Final = 1 << 24
-# At 3072 bits 6 MB and 110 half-length products per power, 0.6 ms in place of 6.
+# At 3072 bits 6 MB and 110 half-length products per power, 0.6 ms in place of 6; to
+# build the table takes as long as 12 powers without it.
 _TABLE_WINDOW: Final = 6
+_POWERS_BEFORE_TABLE: Final = 12
 
 
 def prove_knowledge(
@@ -166,15 +169,37 @@ def response_bound(count: int, params: Parameters) -> mpz:
 
 
 def generator_power(exponent: mpz, params: Parameters) -> mpz:
-    """Return `g^exponent mod n^2` for a mask or a response, from a table kept."""
-    return _generator_table(params).power(exponent)
+    """Return `g^exponent mod n^2` for a mask or a response.
+
+    A process that needs a few of them, such as one that reads a roster, builds no table
+    for it.
+    """
+    return _generator(params).power(exponent)
+
+
+@dataclass(slots=True)
+class _Generator:
+    """Powers of `g`, from a table once there were enough of them."""
+
+    params: Parameters
+    powers: int = 0
+    table: FixedBaseTable | None = None
+
+    def power(self, exponent: mpz) -> mpz:
+        params = self.params
+        self.powers += 1
+        if self.table is None and self.powers > _POWERS_BEFORE_TABLE:
+            # Wide enough for every mask and response.
+            width = mask_bits(_MOST_POWERS, params) + 1
+            self.table = FixedBaseTable(params.g, params.n, width, _TABLE_WINDOW)
+        if self.table is None:
+            return powmod(params.g, exponent, params.n_squared)
+        return self.table.power(exponent)
 
 
 @functools.lru_cache(maxsize=4)
-def _generator_table(params: Parameters) -> FixedBaseTable:
-    """Return a table of `g` that is wide enough for every mask and response."""
-    width = mask_bits(_MOST_POWERS, params) + 1
-    return FixedBaseTable(params.g, params.n, width, _TABLE_WINDOW)
+def _generator(params: Parameters) -> _Generator:
+    return _Generator(params)
 
 
 def inner_product(weights: Sequence[mpz], values: Sequence[mpz]) -> mpz:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from hre_torch.aggregators.addresses import checked_url
 from hre_torch.crypto.private_files import read_passphrase
@@ -20,7 +19,7 @@ from hre_torch.protocol.session_state import SessionState
 __all__ = ["SiteConfig", "join_site"]
 
 
-class SiteConfig(BaseModel):
+class SiteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Keys of `site.yaml`; paths are relative to the file's folder.
 
     Attributes:
@@ -38,17 +37,19 @@ class SiteConfig(BaseModel):
         workers: processes for the cryptography.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    dsp: Annotated[str, AfterValidator(checked_url)]
+    dsp: str
     key: Path
     passphrase_file: Path
     roster: Path
     initial: Path | None = None
     state: Path | None = None
     ca: Path | None = None
-    timeout: float | None = Field(None, gt=0)
-    workers: int = Field(1, ge=1)
+    timeout: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    workers: Annotated[int, msgspec.Meta(ge=1)] = 1
+
+    def __post_init__(self) -> None:
+        """Check the URL."""
+        checked_url(self.dsp)
 
 
 def join_site(path: Path, module: Any) -> Session:

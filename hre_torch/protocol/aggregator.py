@@ -61,5 +61,15 @@ class Aggregator(ABC):
         """
 
     @abstractmethod
+    def declare(self, statement: bytes) -> bytes:
+        """Send an encoded `Statement`; return a `StatementReply` or a `Refusal`.
+
+        Sending identical bytes again is always safe.
+
+        Raises:
+            AggregatorError: nobody knows whether the message arrived.
+        """
+
+    @abstractmethod
     def close(self) -> None:
         """Give back connections and threads; closing twice is no mistake."""

@@ -12,10 +12,16 @@ from typing import TypeVar, cast
 
 from hre_torch.errors import AggregatorError, MessageError, ProtocolError
 from hre_torch.protocol.envelope import Envelope, Header, Refusal, decode, kind_of
-from hre_torch.protocol.messages import Ack, Upload
+from hre_torch.protocol.messages import (
+    Ack,
+    Statement,
+    StatementReply,
+    Upload,
+    Verdict,
+)
 from hre_torch.protocol.task import Task
 
-__all__ = ["read_acknowledgement", "read_answer"]
+__all__ = ["read_acknowledgement", "read_answer", "read_verdict"]
 
 H = TypeVar("H", bound=Header)
 
@@ -85,3 +91,51 @@ def read_acknowledgement(
             "identical bytes again"
         )
     return envelope.header
+
+
+def read_verdict(
+    answer: bytes, statement: Envelope[Statement], sent: bytes, task: Task
+) -> Verdict:
+    """Return where the statements about a release stand, as the KTS has signed it.
+
+    Args:
+        answer: what came back for a statement.
+        statement: what was sent.
+        sent: the same, encoded.
+        task: the task.
+
+    Raises:
+        AggregatorError: this is not an answer to these octets.
+        HREError: a server refuses them, for the reason that it names.
+    """
+    key = task.roster.data_service.signing_key
+    try:
+        envelope = read_answer(
+            answer, sent, StatementReply, key=key, cfg=task.cfg, max_bytes=0
+        )
+        if isinstance(envelope.header, StatementReply):
+            return _verdict_in(envelope.header, statement, task)
+    except ProtocolError as error:
+        raise AggregatorError(
+            f"what came back is not an answer to this statement ({error}); state it "
+            "again"
+        ) from error
+    raise envelope.header.exception()
+
+
+def _verdict_in(
+    reply: StatementReply, statement: Envelope[Statement], task: Task
+) -> Verdict:
+    """Return a checked verdict on the release that a statement is about.
+
+    Raises:
+        MessageError, SignatureError, WrongTaskError: there is none in the reply.
+    """
+    if reply.statement != statement.digest:
+        raise MessageError("it answers another statement")
+    verdict = decode(reply.verdict, Verdict, cfg=task.cfg, max_bytes=0)
+    verdict.verify(task.roster.key_transform.signing_key)
+    about = statement.header
+    if (verdict.header.version, verdict.header.chain) != (about.version, about.chain):
+        raise MessageError("its verdict is on another release")
+    return verdict.header

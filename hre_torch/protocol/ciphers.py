@@ -85,7 +85,7 @@ class ParticipantCipher(ABC):
 
         Raises:
             ChecksumError, SlotOverflowError: the content is not a sum of `count`
-                updates; every participant comes to the same conclusion.
+                updates; see `Suite.judged` for what follows.
             DecryptionError, InvalidElementError: the key transform went wrong.
         """
 

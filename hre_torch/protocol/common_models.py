@@ -48,10 +48,10 @@ class CommonModels:
             if each.settled is not None
         )
 
-    def namers(self, version: int) -> set[str]:
-        """Return who has named a model of a version in a released list."""
+    def votes(self, version: int) -> dict[str, bytes]:
+        """Return which model of a version each identity named in a released list."""
         named = self._named.get(version)
-        return set(named.votes) if named is not None else set()
+        return dict(named.votes) if named is not None else {}
 
     def settle(self, released: Iterable[Entry]) -> None:
         """Count what the uploads of a release name; an identity's first word counts."""

@@ -16,7 +16,10 @@ from hre_torch.protocol.messages import (
     Receipt,
     Release,
     ReleaseOrder,
+    Statement,
+    StatementReply,
     Upload,
+    Verdict,
 )
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.server import ServerOptions
@@ -149,6 +152,36 @@ class DataServiceProvider(DownloadServer):
         if entry is None or entry.status == "pending":
             return None
         return self._ack(entry)
+
+    def check_statement(self, statement: Envelope[Statement]) -> None:
+        """Check what a participant wants to have passed on to the KTS.
+
+        Raises:
+            SignatureError, TaskError: it is not from whom it says, or from a stranger.
+        """
+        card = self.task.roster.participant(statement.header.sender)
+        statement.verify(card.signing_key)
+
+    def pass_on(
+        self, verdict: Envelope[Verdict], statement: bytes
+    ) -> Envelope[StatementReply]:
+        """Return the answer to a statement, which holds that of the KTS.
+
+        Args:
+            verdict: what the KTS answers.
+            statement: digest of the statement.
+
+        Raises:
+            SignatureError: the verdict is not the KTS's.
+        """
+        verdict.verify(self.task.roster.key_transform.signing_key)
+        reply = StatementReply(
+            cfg=self.task.cfg,
+            sender=self._secret.name,
+            statement=statement,
+            verdict=verdict.encode(),
+        )
+        return seal(reply, self._secret.signing)
 
     def standing(self, name: str) -> Standing:
         """Return where the task stands for one participant.

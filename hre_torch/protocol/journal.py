@@ -95,5 +95,21 @@ class Journal:
             lines: how the ledger named them; they can go.
         """
 
+    def stated(self, version: int, statement: bytes) -> None:
+        """Take note of what a participant states about a release, encoded.
+
+        Nobody states the same of the same release twice, but that it opened may follow
+        that it was rejected.
+        """
+
+    def judged(self, version: int, verdict: bytes) -> None:
+        """Take note of the encoded verdict by which a release is given up."""
+
+    def closed(self, version: int) -> None:
+        """Take note that nobody will ask any more what was stated about a release.
+
+        Losing this is harmless: the next release says so again.
+        """
+
     def witnessed(self, evidence: bytes) -> None:
         """Take note of encoded evidence that somebody has broken the protocol."""

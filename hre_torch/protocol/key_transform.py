@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Unpack
 
-from hre_torch.errors import MessageError, SnapshotNeededError, TransformError
+from hre_torch.errors import (
+    MessageError,
+    ReleaseError,
+    SnapshotNeededError,
+    TransformError,
+)
 from hre_torch.protocol.ciphers import Body, KeyTransformCipher
 from hre_torch.protocol.entries import Entry
-from hre_torch.protocol.envelope import Envelope, parse_header, seal
+from hre_torch.protocol.envelope import DIGEST_BYTES, Envelope, parse_header, seal
 from hre_torch.protocol.messages import (
     Deposit,
     Receipt,
     Release,
     ReleaseOrder,
+    Statement,
     TransformReply,
     TransformRequest,
     Upload,
+    Verdict,
 )
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.server import Server, ServerOptions
+from hre_torch.protocol.statements import Statements
 from hre_torch.protocol.states import KeyTransformState
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
@@ -51,6 +60,12 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
         self._newest: Envelope[Release] | None = None
         if state is not None and state.newest_release is not None:
             self._newest = self._release(state.newest_release)
+        self._statements = Statements(
+            task,
+            self._journal,
+            state.statements if state else (),
+            state.verdicts if state else (),
+        )
 
     def _half_of_suite(self, workers: Workers) -> KeyTransformCipher[Any]:
         return self._suite.key_transform(self.task, self._secret, workers)
@@ -117,7 +132,63 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
         self._newest = seal(release, self._secret.signing)
         self._shelf.release(proposal, self._newest, total)
         self._tidy_ledger()
+        self._statements.forget({*self._shelf.releases, self.version})
         return self._newest
+
+    @property
+    def verdicts(self) -> tuple[Envelope[Verdict], ...]:
+        """Verdicts on releases about which somebody may still ask, oldest first."""
+        return self._statements.verdicts()
+
+    def settled(self) -> tuple[int, bytes]:
+        """Return the newest version whose model c + 1 identities name, and the digest.
+
+        Here statements count as well, which settle the last version of a task, upon
+        which nobody uploads.
+        """
+        version, digest = self._ledger.settled()
+        for later in self._statements.versions():
+            if later <= version:
+                break
+            named = self._statements.models(later) | self._ledger.models_of(later)
+            for common, count in Counter(named.values()).most_common(1):
+                if count > self.task.config.assumed_colluders:
+                    return later, common
+        return version, digest
+
+    def declare(self, statement: Envelope[Statement]) -> Envelope[Verdict]:
+        """Log what a participant states about a release; say where statements stand.
+
+        Raises:
+            SignatureError, TaskError: it is not from whom it says, or from a stranger.
+            ReleaseError: there is no such release, or nobody asks about it any more.
+            MessageError: what should be a digest is none.
+        """
+        header = statement.header
+        statement.verify(self.task.roster.participant(header.sender).signing_key)
+        release = self._stated(header)
+        self._statements.add(statement)
+        known = self._statements.verdict(header.version)
+        if known is not None:
+            return known
+        opened = self._statements.opened(header.version)
+        opened |= self._ledger.namers(header.version)
+        rejected = self._statements.rejected(header.version) - opened
+        colluders = self.task.config.assumed_colluders
+        verdict = Verdict(
+            cfg=self.task.cfg,
+            sender=self._secret.name,
+            version=header.version,
+            chain=header.chain,
+            contributors=tuple(sorted({item.name for item in release.uploads})),
+            rejected=tuple(sorted(rejected)),
+            opened=tuple(sorted(opened)),
+            final=len(rejected) >= colluders + 2 and len(opened) <= colluders,
+        )
+        signed = seal(verdict, self._secret.signing)
+        if verdict.final:
+            self._statements.judge(signed)
+        return signed
 
     def transform(
         self, request: Envelope[TransformRequest]
@@ -179,7 +250,34 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
             fetched=dict(self._shelf.fetched),
             evidence=self._evidence.encoded(),
             newest_release=None if self._newest is None else self._newest.encode(),
+            statements=self._statements.encoded(),
+            verdicts=tuple(verdict.encode() for verdict in self.verdicts),
         )
+
+    def _stated(self, statement: Statement) -> Release:
+        """Return the release that a statement is about."""
+        version = statement.version
+        kept = self._shelf.releases.get(version)
+        newest = self._newest.header if self._newest is not None else None
+        if newest is not None and version == newest.version:
+            release = newest
+        elif kept is not None:
+            release = self._release(kept.encoded).header
+        else:
+            raise ReleaseError(
+                f"release {version} was never signed here, or is no longer kept; the "
+                f"newest is {self.version}"
+            )
+        if statement.chain != release.chain:
+            raise ReleaseError(
+                f"what is stated of release {version} is about another list than the "
+                "one that was signed here"
+            )
+        if len(statement.state_digest) not in (0, DIGEST_BYTES):
+            raise MessageError(
+                f"a digest has {DIGEST_BYTES} octets, not {len(statement.state_digest)}"
+            )
+        return release
 
     def _check_forwarded(self, deposit: Deposit, upload: Upload) -> None:
         sizes = tuple(part.size for part in upload.parts)

@@ -93,6 +93,22 @@ class Ledger:
         """Return the lowest sequence number that a participant has not used."""
         return self._newest[name] + 1
 
+    def namers(self, version: int) -> set[str]:
+        """Return who has named a model of a version, in an upload that was not refused.
+
+        Whoever did has opened the releases up to there.
+        """
+        waiting = {
+            entry.name
+            for entry in self._lines.waiting()
+            if any(named == version for named, _ in entry.models())
+        }
+        return waiting | self._models.votes(version).keys()
+
+    def models_of(self, version: int) -> dict[str, bytes]:
+        """Return which model each identity named of a version in a released list."""
+        return self._models.votes(version)
+
     def check_entry(self, entry: Entry) -> None:
         """Check whether an upload may be entered, changing nothing.
 

@@ -1,4 +1,4 @@
-"""The ten messages between the roles; `envelope.py` says how they travel.
+"""The messages between the roles; `envelope.py` says how they travel.
 
 Upload            participant -> DSP    a sealed update
 Deposit           DSP -> KTS            its header, and what the KTS needs of it
@@ -9,6 +9,9 @@ Release           KTS -> everybody      the signed list
 TransformRequest  DSP -> KTS            first phase of re-encryption
 TransformReply    KTS -> DSP            second phase
 Download          DSP -> participant    the sum under the recipient's own key
+Statement         participant -> KTS    by way of the DSP: a release opened, or not
+Verdict           KTS -> everybody      where the statements about a release stand
+StatementReply    DSP -> participant    carries the verdict
 Refusal           a server -> sender    a typed error (in `envelope.py`)
 """
 
@@ -30,9 +33,12 @@ __all__ = [
     "Receipt",
     "Release",
     "ReleaseOrder",
+    "Statement",
+    "StatementReply",
     "TransformReply",
     "TransformRequest",
     "Upload",
+    "Verdict",
     "named_models",
 ]
 
@@ -140,6 +146,58 @@ class Download(Header, frozen=True, kw_only=True, tag="download"):
     recipient: Name
     releases: tuple[bytes, ...]
     version: Number
+
+
+class Statement(Header, frozen=True, kw_only=True, tag="statement"):
+    """What its sender made of a release.
+
+    Attributes:
+        version: the release.
+        chain: hash chain after it, so that all who state speak of one list.
+        state_digest: what upload headers say of the weights with it; empty where it
+            does not open for the sender, and is rejected.
+    """
+
+    version: Number
+    chain: Digest
+    state_digest: Annotated[bytes, msgspec.Meta(max_length=DIGEST_BYTES)] = b""
+
+    @property
+    def opened(self) -> bool:
+        """Whether the release opened."""
+        return bool(self.state_digest)
+
+
+class Verdict(Header, frozen=True, kw_only=True, tag="verdict"):
+    """Where the statements about a release stand; see `statements`.
+
+    Attributes:
+        version: the release.
+        chain: hash chain after it.
+        contributors: identities in its list.
+        rejected: who rejects it.
+        opened: who has opened it.
+        final: whether that is enough to give the release up, for everybody.
+    """
+
+    version: Number
+    chain: Digest
+    contributors: tuple[Name, ...]
+    rejected: tuple[Name, ...]
+    opened: tuple[Name, ...]
+    final: bool
+
+
+class StatementReply(Header, frozen=True, kw_only=True, tag="statement_reply"):
+    """The DSP passes on what the KTS answers to a statement.
+
+    Attributes:
+        statement: digest of the statement.
+        verdict: the encoded `Verdict` envelope.
+    """
+
+    statement: Digest
+    verdict: bytes
 
 
 def named_models(base_version: int, run: bytes) -> Iterator[tuple[int, bytes]]:

@@ -14,6 +14,7 @@ from hre_torch.errors import (
     ReleaseRejectedError,
     SignatureError,
     SlotOverflowError,
+    SpoiledReleaseError,
     TaskError,
     TransformError,
 )
@@ -21,13 +22,20 @@ from hre_torch.protocol.ciphers import Integers
 from hre_torch.protocol.combination import Combination
 from hre_torch.protocol.entries import GENESIS, chain_after
 from hre_torch.protocol.envelope import Envelope, decode, seal
-from hre_torch.protocol.messages import Download, Listed, Release, Upload
+from hre_torch.protocol.messages import (
+    Download,
+    Listed,
+    Release,
+    Statement,
+    Upload,
+    Verdict,
+)
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
 
-__all__ = ["LearningParticipant", "Opened", "ParticipantState"]
+__all__ = ["Held", "LearningParticipant", "Opened", "ParticipantState"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,21 @@ class Opened:
         return len(self.uploads)
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A release that did not open, and that this participant may not give up alone.
+
+    Attributes:
+        release: its signed list, checked.
+        newest: newest release that the DSP has.
+        reason: what is wrong with its content.
+    """
+
+    release: Release
+    newest: int
+    reason: str
+
+
 class ParticipantState(msgspec.Struct):
     """Everything a participant needs to go on after a restart, keys aside."""
 
@@ -76,6 +99,9 @@ class LearningParticipant:
         secret: this participant's keys.
         workers: where block-wise arithmetic runs.
         state: where an earlier run of the same participant stopped.
+
+    Attributes:
+        held: the next release, if it did not open when last tried.
 
     Raises:
         TaskError: the suite cannot serve the task, or the keys are not those of a
@@ -100,7 +126,9 @@ class LearningParticipant:
         config = task.config
         self._merges = suite.merges_in(config.combine, config.n_buffers)
         self._max_bytes = suite.max_message_bytes(task)
+        self._judged = suite.judged
         self._state = state or ParticipantState()
+        self.held: Held | None = None
 
     @property
     def version(self) -> int:
@@ -111,10 +139,66 @@ class LearningParticipant:
         """Return a copy of everything that a restart needs, keys aside."""
         return msgspec.structs.replace(self._state)
 
+    def declare(self, digest: bytes = b"") -> Envelope[Statement]:
+        """Return a signed statement about a release.
+
+        Args:
+            digest: what headers say of the weights with the newest release that was
+                opened here; without it, the statement is that the next one does not
+                open.
+
+        Raises:
+            TransformError: that was not tried.
+        """
+        version, chain = self._state.version, self._state.chain
+        if not digest:
+            if self.held is None:
+                raise TransformError(
+                    f"no release after {version} has failed to open here; pull first"
+                )
+            version, chain = self.held.release.version, self.held.release.chain
+        statement = Statement(
+            cfg=self.task.cfg,
+            sender=self.name,
+            version=version,
+            chain=chain,
+            state_digest=digest,
+        )
+        return seal(statement, self._secret.signing)
+
+    def reject(self, verdict: Verdict) -> Opened:
+        """Give up the release that does not open, as everybody does.
+
+        Args:
+            verdict: the KTS's, its signature checked.
+
+        Raises:
+            TransformError: it is not the verdict by which that release is given up.
+        """
+        if self.held is None:
+            raise TransformError("no release waits for a verdict here; pull first")
+        release, colluders = self.held.release, self.task.config.assumed_colluders
+        known = set(self.task.roster.names)
+        if (
+            not verdict.final
+            or (verdict.version, verdict.chain) != (release.version, release.chain)
+            or len(known.intersection(verdict.rejected)) < colluders + 2
+            or len(set(verdict.opened)) > colluders
+        ):
+            raise TransformError(
+                f"the verdict on release {verdict.version} names "
+                f"{len(set(verdict.rejected))} who reject it and "
+                f"{len(set(verdict.opened))} who opened it; release {release.version} "
+                f"is given up once {colluders + 2} reject it and at most {colluders} "
+                "opened it. Nothing was consumed, ask again"
+            )
+        return self._consumed([release], self.held.newest, None, 0)
+
     def rebase(self, version: int, chain: bytes) -> None:
         """Go on after a release that this participant has not opened itself."""
         self._state.version = version
         self._state.chain = chain
+        self.held = None
 
     def seal(
         self, values: Integers, base_version: int, digests: bytes
@@ -156,6 +240,8 @@ class LearningParticipant:
                 was consumed, ask again.
             ReleaseRejectedError: several releases were merged and their sum does not
                 decode; ask for them singly.
+            SpoiledReleaseError: the content is no sum of the listed uploads, in a suite
+                in which nobody decides that alone; the release is `held`.
             WrongTaskError: the download is of another task.
         """
         try:
@@ -165,19 +251,26 @@ class LearningParticipant:
         except MessageError as error:
             raise TransformError(f"{error}; nothing was consumed, ask again") from error
         releases = self._checked_releases(download)
-        uploads = tuple(item for release in releases for item in release.uploads)
-        expired = tuple(item for release in releases for item in release.expired)
-        merged = len(releases) > 1
-        values, weight = self._decrypt(download, len(uploads), merged=merged)
+        values, weight = self._decrypt(download, releases)
+        return self._consumed(releases, download.header.version, values, weight)
+
+    def _consumed(
+        self,
+        releases: list[Release],
+        newest: int,
+        values: Integers | None,
+        weight: int,
+    ) -> Opened:
         self._state.version = releases[-1].version
         self._state.chain = releases[-1].chain
+        self.held = None
         return Opened(
             first=releases[0].version,
             last=releases[-1].version,
-            newest=download.header.version,
+            newest=newest,
             values=values,
-            uploads=uploads,
-            expired=expired,
+            uploads=tuple(item for each in releases for item in each.uploads),
+            expired=tuple(item for each in releases for item in each.expired),
             weight=weight,
         )
 
@@ -262,17 +355,25 @@ class LearningParticipant:
         return release
 
     def _decrypt(
-        self, download: Envelope[Download], count: int, *, merged: bool
+        self, download: Envelope[Download], releases: list[Release]
     ) -> tuple[Integers | None, int]:
+        count = sum(len(release.uploads) for release in releases)
         try:
             total = self._cipher.decrypt(download.parts, count)
             return self._combination.change(total, count)
         except (ChecksumError, SlotOverflowError) as error:
-            if merged:
+            if len(releases) > 1:
                 raise ReleaseRejectedError(
                     f"the merged releases do not decode ({error}); ask for them singly"
                 ) from error
-            return None, 0
+            if not self._judged:
+                return None, 0
+            newest = download.header.version
+            self.held = Held(releases[0], newest, str(error))
+            raise SpoiledReleaseError(
+                f"release {releases[0].version} does not open ({error}); it is given "
+                "up only if enough others say so too. Nothing was consumed, ask again"
+            ) from error
         except (CryptoError, MessageError) as error:
             raise TransformError(
                 f"the download does not open ({error}); nothing was consumed, ask again"

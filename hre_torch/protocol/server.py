@@ -88,6 +88,13 @@ class Server(ABC, Generic[Cipher]):
         """Number of releases so far."""
         return self._ledger.version
 
+    def settled(self) -> tuple[int, bytes]:
+        """Return the newest version whose model c + 1 identities name, and the digest.
+
+        At the start that is version 0. See `CommonModels`.
+        """
+        return self._ledger.settled()
+
     @property
     def evidence(self) -> tuple[Evidence, ...]:
         """Proof of contradictions that this server has come across."""

@@ -11,6 +11,8 @@ becomes of an own update from sealing to release is told in `pushing`.
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,10 +24,14 @@ from hre_torch.encoding.fixed_point import FixedPoint
 from hre_torch.errors import (
     AggregatorError,
     ReleaseRejectedError,
+    SpoiledReleaseError,
+    SpoiledReleaseWarning,
 )
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.aggregator import Aggregator
+from hre_torch.protocol.disputes import Disputes
 from hre_torch.protocol.local_weights import followed
+from hre_torch.protocol.messages import Verdict
 from hre_torch.protocol.participant import LearningParticipant, Opened
 from hre_torch.protocol.pending import PendingUpdates
 from hre_torch.protocol.pushing import Pushing
@@ -61,6 +67,7 @@ class Session(Pushing):
         defaults: what optimizers use where the script says nothing, by name.
         optimizer: the optimizer that was made on this session last.
         founder: the model that the task was made from, if it is in this process.
+        on_rejection: called with every release that is given up, its content spoiled.
 
     Raises:
         LayoutError: `initial` is not the vector that the task starts from.
@@ -90,6 +97,9 @@ class Session(Pushing):
             if state
             else PendingUpdates(task)
         )
+        self._disputes = Disputes(
+            self._participant, lambda statement: self._aggregator.declare(statement)
+        )
         self._unsent = None
         self._attached = None
         self.closed = False
@@ -98,6 +108,7 @@ class Session(Pushing):
         self.optimizer: Any = None
         self.keep: Callable[[], None] | None = None
         self.defaults: Mapping[str, Any] = {}
+        self.on_rejection: list[Callable[[Opened], None]] = []
         self.latest_version = 0
         self.statistics = Statistics()
         if state is None or initial is not None:
@@ -140,6 +151,12 @@ class Session(Pushing):
     def staleness(self) -> int:
         """How many releases the DSP is known to be ahead of this session."""
         return self.latest_version - self.version
+
+    @property
+    def disputed(self) -> int | None:
+        """The next release, if it does not open here and others are asked about it."""
+        held = self._participant.held
+        return None if held is None else held.release.version
 
     @property
     def fixed_point(self) -> FixedPoint:
@@ -193,12 +210,17 @@ class Session(Pushing):
     def pull(self) -> list[Opened]:
         """Fetch, open and apply every release that is new here.
 
+        One whose content is spoiled is applied as nothing; in suites where nobody
+        decides that alone, only once enough others say so too. Till then the session
+        stays before it, which it says once, and asks again with every pull.
+
         Returns:
             What was opened, oldest first; empty when there was nothing new.
 
         Raises:
             TransformError: a download is wrong; what came before it is applied, nothing
                 of it is, and asking again is safe.
+            DisputedReleaseError: a release does not open here, but has for others.
             AggregatorError: the DSP could not be reached.
             NonFiniteError: what is attached is NaN or infinite; nothing was fetched.
         """
@@ -210,6 +232,9 @@ class Session(Pushing):
             except ReleaseRejectedError:
                 self._pull(opened, merge=False)
         self._seal_refused()
+        for each in opened:
+            if each.values is None:
+                self._tell_rejection(each)
         return opened
 
     def others_may_push(self) -> bool:
@@ -222,6 +247,17 @@ class Session(Pushing):
     def catch_up(self) -> list[Opened]:
         """Apply every release that there is, and wait for it if need be; see `pull`."""
         return self.pull()
+
+    def attest(self) -> Verdict:
+        """State, signed, which weights this session has at its version.
+
+        Nobody uploads upon the last version of a task: such statements settle it.
+
+        Raises:
+            ReleaseError: there is no release yet, or this one was long ago.
+            AggregatorError: the DSP could not be reached.
+        """
+        return self._disputes.state(self.model_digest)
 
     def may_return_to(self, version: int) -> None:
         """Say that this session may be started again from its state at a version.
@@ -293,13 +329,31 @@ class Session(Pushing):
             if data is None:
                 return
             self.statistics.bytes_down += len(data)
-            with self.observe("open"):
-                opened.append(self._participant.open(data))
-            self._apply(opened[-1])
+            try:
+                with self.observe("open"):
+                    found: Opened | None = self._participant.open(data)
+            except SpoiledReleaseError:
+                if self._disputes.may_ask_again():
+                    downloads = self._aggregator.fetch(self.version, merge=False)
+                    continue
+                found = self._disputes.give_up()
+            if found is None:
+                return
+            opened.append(found)
+            self._apply(found)
+            if found.values is not None and self._disputes.was_stated(found.last):
+                # That it opened after all is said as well; what is uploaded upon it
+                # says so again.
+                with contextlib.suppress(AggregatorError):
+                    self.attest()
 
     def _apply(self, opened: Opened) -> None:
         if opened.values is None:
+            names = {item.name for item in opened.uploads}
+            if self.statistics.rejected:
+                names &= set(self.statistics.suspects)
             self.statistics.rejected += 1
+            self.statistics.suspects = tuple(sorted(names))
         releases = opened.last - opened.first + 1
         self._model.add(opened.values, releases)
         for item in (*opened.uploads, *opened.expired):
@@ -308,6 +362,19 @@ class Session(Pushing):
         self.statistics.expired += sum(it.name == self.name for it in opened.expired)
         self.statistics.releases += releases
         self.latest_version = max(self.latest_version, opened.newest)
+
+    def _tell_rejection(self, rejected: Opened) -> None:
+        for listener in self.on_rejection:
+            listener(rejected)
+        names = ", ".join(sorted({item.name for item in rejected.uploads}))
+        suspects = ", ".join(self.statistics.suspects) or "nobody"
+        warnings.warn(
+            f"Release {rejected.last} was spoiled and is given up, with every update "
+            f"in it; its uploads are of {names}. Spoiled so far: "
+            f"{self.statistics.rejected}; {suspects} had uploads in every one.",
+            SpoiledReleaseWarning,
+            stacklevel=3,
+        )
 
     def _restore(self, state: SessionState) -> None:
         task = self.task

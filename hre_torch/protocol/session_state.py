@@ -18,7 +18,12 @@ __all__ = ["SessionState", "Statistics", "checked_initial"]
 
 @dataclass(slots=True)
 class Statistics:
-    """What a session has done so far; bytes are those that crossed the aggregator."""
+    """What a session has done so far; bytes are those that crossed the aggregator.
+
+    Attributes:
+        rejected: releases that were given up, since their content was spoiled.
+        suspects: identities that had an upload in every one of these.
+    """
 
     pushes: int = 0
     pulls: int = 0
@@ -27,6 +32,7 @@ class Statistics:
     expired: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    suspects: tuple[str, ...] = ()
 
 
 class SessionState(msgspec.Struct):

@@ -93,6 +93,14 @@ class DataServiceState(ServerState):
 
 
 class KeyTransformState(ServerState, kw_only=True):
-    """Where a KTS stopped; `newest_release` is the newest list it signed, encoded."""
+    """Where a KTS stopped.
+
+    Attributes:
+        newest_release: the newest list it signed, encoded.
+        statements: what participants said of releases, encoded.
+        verdicts: those that are final, encoded.
+    """
 
     newest_release: bytes | None
+    statements: tuple[bytes, ...] = ()
+    verdicts: tuple[bytes, ...] = ()

@@ -91,6 +91,10 @@ class Suite(ABC):
         protects: one sentence on what it protects against, for people.
         baseline: whether it is for comparison only: somebody who should not can read
             a single participant's updates.
+        judged: whether a release whose content does not decode is given up by verdict
+            only, see `statements`. Elsewhere its content alone decides: such a suite
+            withstands no cheating server, so all are served the same content, and its
+            t may be smaller than the number of identities that a verdict takes.
         merges: whether consecutive releases may be opened as one sum; see `merges_in`.
         least_contributions: smallest `t` that the suite allows.
         default_max_additions: K where nobody chose one.
@@ -100,6 +104,7 @@ class Suite(ABC):
     name: ClassVar[str]
     protects: ClassVar[str]
     baseline: ClassVar[bool] = False
+    judged: ClassVar[bool] = False
     merges: ClassVar[bool] = True
     least_contributions: ClassVar[int] = 1
     default_max_additions: ClassVar[int] = 256

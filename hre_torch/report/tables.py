@@ -25,6 +25,7 @@ _TITLES: Final = {
     "pushes": "pushes",
     "pulls": "pulls",
     "releases": "releases",
+    "rejected": "releases given up as spoiled",
     "bytes_up": "bytes sent",
     "bytes_down": "bytes received",
 }

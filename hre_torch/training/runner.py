@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -17,6 +18,7 @@ from torch import nn
 
 from hre_torch.data.images import Data
 from hre_torch.protocol.messages import Release
+from hre_torch.protocol.participant import Opened
 from hre_torch.recipes import Recipe
 from hre_torch.training.assembly import make_batches, make_federation, make_learners
 from hre_torch.training.dropouts import pauses, steps_before_going
@@ -82,6 +84,8 @@ class Runner:
         )
         self.federation.start_workers()
         self.federation.servers.on_release.append(self._tell_release)
+        for learner in self.learners:
+            learner.session.on_rejection.append(partial(self._tell_rejection, learner))
         steps = [learner.steps for learner in self.learners]
         taken = steps_before_going(recipe, steps)
         self._present = [
@@ -216,11 +220,18 @@ class Runner:
         for learner in self._present:
             with self._exchanges_of(learner):
                 learner.flush()
-        for learner in self._present:
-            with self._exchanges_of(learner):
-                learner.pull()
+        behind, known = list(self._present), -1
+        while behind and known < (known := self._versions()):
+            for learner in behind:
+                with self._exchanges_of(learner):
+                    learner.pull()
+            # Who was the first to say that a release is spoiled hears the verdict now.
+            behind = [each for each in behind if each.session.disputed is not None]
         self._evaluate()
         self._tell_phases()
+
+    def _versions(self) -> int:
+        return sum(learner.session.version for learner in self.learners)
 
     def _evaluate(self) -> None:
         with self._observe_evaluation("evaluate"):
@@ -269,6 +280,17 @@ class Runner:
             contributions=len(release.uploads),
             contributors=sorted({item.name for item in release.uploads}),
             staleness=[release.version - 1 - base for base in bases],
+        )
+
+    def _tell_rejection(self, learner: Learner, release: Opened) -> None:
+        statistics = learner.session.statistics
+        self.tell(
+            "rejection",
+            participant=learner.name,
+            version=release.last,
+            contributors=sorted({item.name for item in release.uploads}),
+            rejected=statistics.rejected,
+            in_all_rejected=list(statistics.suspects),
         )
 
     def _tell_phases(self) -> None:

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from hre_torch.attacks.forgery import Draft
 from hre_torch.errors import (
     AggregatorError,
     BackPressure,
     EquivocationError,
     HREError,
+    SpoiledReleaseWarning,
     StaleUploadError,
     TransformError,
 )
@@ -96,6 +98,24 @@ class AggregatorContract:
             for (release,) in opened:
                 assert release.count == 3
                 assert (release.values == expected).all()
+
+    def test_a_spoiled_release_is_given_up_by_all_once_enough_say_so(self, serve):
+        deployment = serve("gated")
+        sessions = deployment.join_all()
+        task, secrets = deployment.federation.task, deployment.federation._secrets
+        for session in sessions[:2]:
+            session.push(same(1))
+        forged = Draft.of_zeros(task, count=2).seal(secrets["p2"])
+        deployment.connect("p2").submit(forged.encode())
+        for session in sessions[:2]:
+            with pytest.warns(SpoiledReleaseWarning, match="given up once c \\+ 2 = 3"):
+                assert session.pull() == []
+        for session in (sessions[2], *sessions[:2]):
+            with pytest.warns(SpoiledReleaseWarning, match="p0, p1, p2 had uploads"):
+                [given_up] = session.pull()
+            assert given_up.values is None
+        assert len({session.model_digest for session in sessions}) == 1
+        assert {session.attest().final for session in sessions} == {True}
 
     def test_the_weights_are_those_of_a_plain_run_bit_for_bit(self, serve):
         weights = {}

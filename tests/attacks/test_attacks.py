@@ -13,6 +13,7 @@ from rich.console import Console
 
 from hre_torch.attacks import ATTACKS, run_attack
 from hre_torch.attacks.a13_ring import View, spoil_words
+from hre_torch.attacks.a14_two_models_for_good import RELEASES
 from hre_torch.attacks.catalogue import find_attack, play, select
 from hre_torch.attacks.command import attack as attack_command
 from hre_torch.attacks.command import report, story
@@ -80,7 +81,7 @@ def test_an_attack_does_what_it_should_at_2048_bits(attack, target):
 
 
 def test_the_catalogue_has_all_attacks_in_order():
-    assert list(ATTACKS) == [f"A{number}" for number in (*range(1, 14), 17)]
+    assert list(ATTACKS) == [f"A{number}" for number in (*range(1, 15), 16, 17)]
 
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=list(ATTACKS))
@@ -127,7 +128,7 @@ REFUSED_BY = {
 
 
 @pytest.mark.parametrize("suite", OFFERED)
-@pytest.mark.parametrize("name", [n for n in ATTACKS if n not in ("A11", "A13")])
+@pytest.mark.parametrize("name", [n for n in ATTACKS if n not in ("A11", "A13", "A14")])
 def test_an_attack_is_refused_with_a_typed_error_or_left_with_noise(name, suite):
     result = run_attack(name, suite, seed=1)
     kinds = [refusal.split(":")[0] for refusal in result.refusals]
@@ -185,13 +186,34 @@ def test_a11_is_refused_on_hybrid_by_whoever_is_shown_another_sum(scenario):
         assert "TransformError: release 1 commits to another sum" in refusal
 
 
-def test_a11_with_a_shifted_secret_costs_bob_a_release_and_is_detected():
+def test_a11_with_a_shifted_secret_holds_bob_at_the_model_before():
     result = run_attack("A11", "hybrid", scenario="one version, secret")
-    refused, *detected = result.refusals
-    assert "TransformError: the download does not open" in refused
-    assert len(detected) == 2
-    for refusal in detected:
-        assert "computed on another model than others of version 1" in refusal
+    assert result.recovered != result.true
+    # Nothing is refused: he waits, and his updates are of a model that all know.
+    assert result.refusals == ()
+
+
+def test_a14_wins_once_on_gated_and_is_detected_at_the_next_release():
+    result = run_attack("A14", "gated")
+    one = len(result.recovered)
+    assert result.recovered == result.true[:one]
+    assert len(result.true) == 2 * one
+    [detected] = result.refusals
+    assert "computed on another model than others of version 1" in detected
+
+
+def test_a14_on_hybrid_leaves_bob_s_update_in_every_sum():
+    result = run_attack("A14", "hybrid")
+    recovered, true = (
+        np.reshape(x, (RELEASES, -1)) for x in (result.recovered, result.true)
+    )
+    assert all((sums != own).any() for sums, own in zip(recovered, true, strict=True))
+
+
+def test_a16_has_three_honest_uploads_refused_where_one_word_is_believed():
+    result = run_attack("A16", "gated without settling rule")
+    stale = [each for each in result.refusals if each.startswith("StaleUploadError")]
+    assert len(stale) == 3
 
 
 @pytest.mark.parametrize("suite", OFFERED)
@@ -216,8 +238,10 @@ def test_a13_spoiled_words_cost_one_release_and_the_next_opens():
     view = View(scene.task, scene.secrets["mallory"], tapped, scene.deliver)
     spoil_words(view, refusals)
     scene.release()
-    assert scene.opened_by("bob", refusals) is None
-    assert len(refusals.met) == 1
+    honest = names[:3]
+    assert [scene.opened_by(name, refusals) for name in honest] == [None] * 3
+    assert [kind.split(":")[0] for kind in refusals.met] == ["SpoiledReleaseError"] * 6
+    scene.give_up(*honest)
     updates = scene.contribute("alice", "bob", "carol")
     scene.release()
     opened = scene.opened_by("bob", refusals)

@@ -56,6 +56,10 @@ def test_paths_are_relative_to_the_file(tmp_path):
         ("kts: http://host:port", "no URL of a server"),
         ("certificate: c.pem", "both certificate and private_key"),
         ("a: [", "cannot read the configuration"),
+        ("kts: 5", "kts"),
+        ("store: 5", "store"),
+        ("host: {}", "host"),
+        ("1: 2", "unknown key 1"),
     ],
 )
 def test_a_mistake_is_told_with_its_key(tmp_path, line, says):
@@ -64,6 +68,17 @@ def test_a_mistake_is_told_with_its_key(tmp_path, line, says):
             write(tmp_path, GOOD.replace(f"{line.split(':')[0]}:", "#") + line),
             DSPConfig,
         )
+
+
+def test_a_key_that_is_there_twice_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="2 lines for the key 'port'; keep one"):
+        load_config(write(tmp_path, GOOD + "port: 1\nport: 2\n"), DSPConfig)
+
+
+@pytest.mark.parametrize("text", ["", "{}"])
+def test_a_file_that_says_nothing_is_refused(tmp_path, text):
+    with pytest.raises(RecipeError):
+        load_config(write(tmp_path, text), KTSConfig)
 
 
 def test_a_missing_or_empty_file_is_said(tmp_path):

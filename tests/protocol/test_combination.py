@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hre_torch.errors import (
     SlotOverflowError,
+    SpoiledReleaseWarning,
     TaskError,
     TransformError,
     UnsupportedError,
@@ -204,9 +205,12 @@ def test_what_cannot_be_a_sum_of_such_uploads_is_rejected_by_everybody(
     with monkeypatch.context() as patched:
         patched.setattr(Combination, "weight_in", lambda self, values: 100)
         liar.push(upload(liar, 400, lie))
+    for session in (*sessions, *sessions):
+        if session.version == 0:
+            # In suites with verdicts the first ones wait for what others say.
+            with pytest.warns(SpoiledReleaseWarning):
+                session.pull()
     for session in sessions:
-        [opened] = session.pull()
-        assert opened.values is None
         assert session.statistics.rejected == 1
         assert session.pending == 0
         assert (session.released() == start).all()

@@ -12,6 +12,7 @@ from hre_torch.errors import (
     BackPressure,
     LayoutError,
     SlotOverflowError,
+    SpoiledReleaseWarning,
     StaleUploadError,
     TaskError,
     TransformError,
@@ -205,7 +206,8 @@ def test_a_release_with_wrong_content_is_rejected_by_all_and_consumes_its_upload
     a.push(constant(a, 1))
     b.push(constant(b, 1))
     for session in (a, b):
-        opened = session.pull()
+        with pytest.warns(SpoiledReleaseWarning, match="Spoiled so far: 1; p0, p1 had"):
+            opened = session.pull()
         assert [each.values is None for each in opened] == [True, False]
         assert change(session, start) == 2
         assert session.pending == 0

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 from hre_torch.data.load import load_data
-from hre_torch.errors import DataError, RecipeError, TaskError
+from hre_torch.errors import (
+    DataError,
+    RecipeError,
+    SpoiledReleaseWarning,
+    TaskError,
+)
 from hre_torch.models import MODELS
+from hre_torch.protocol.ciphers import SealedBody
 from hre_torch.recipes import load_recipe
 from hre_torch.training.evaluation import weights_file
 from hre_torch.training.runner import Runner
@@ -51,6 +58,43 @@ def test_a_suite_gives_the_weights_of_plain_in_every_bit(run, suite):
     assert weights_file(encrypted.released_model()) == weights_file(
         plain.released_model()
     )
+
+
+def spoil_first_upload(learner, suite):
+    """Change a word under a checksum, or mask one with more than noise."""
+    cipher = learner.session._participant._cipher
+    encrypt = cipher.encrypt
+
+    def spoiled(values):
+        cipher.encrypt = encrypt
+        body = encrypt(values)
+        words = np.frombuffer(body.parts[-1], "<u4" if suite == "hybrid" else "<i8")
+        changed = words.copy()
+        changed[-1] += 300
+        return SealedBody((*body.parts[:-1], changed.tobytes()), body.prove)
+
+    cipher.encrypt = spoiled
+
+
+@pytest.mark.parametrize("suite", ["plain", "hybrid"])
+def test_a_spoiled_release_is_counted_and_its_list_is_told(toy_recipe, digits, suite):
+    records = []
+    recipe = load_recipe(
+        toy_recipe(f"suite={suite}", "min_contributions=3", "max_additions=32")
+    )
+    with Runner(recipe, digits) as runner:
+        runner.listeners.append(records.append)
+        spoil_first_upload(runner.learners[2], suite)
+        with pytest.warns(SpoiledReleaseWarning):
+            list(runner.steps())
+        names = [learner.name for learner in runner.learners]
+        assert runner.totals()["rejected"] == 1
+        assert len({each.session.model_digest for each in runner.learners}) == 1
+    told = of_kind(records, "rejection")
+    assert sorted(record["participant"] for record in told) == names
+    for record in told:
+        assert (record["version"], record["rejected"]) == (1, 1)
+        assert record["contributors"] == record["in_all_rejected"] == names
 
 
 def test_a_run_repeats_bit_for_bit_and_another_seed_changes_it(run):

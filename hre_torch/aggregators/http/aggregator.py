@@ -17,7 +17,7 @@ from hre_torch.errors import AggregatorError, HREError
 from hre_torch.protocol.aggregator import Aggregator
 from hre_torch.protocol.envelope import Envelope, Header, Refusal, decode, seal
 from hre_torch.protocol.framing import LENGTHS_BYTES, lengths_of
-from hre_torch.protocol.messages import Ack, Download, Release
+from hre_torch.protocol.messages import Ack, Download, Release, StatementReply
 from hre_torch.protocol.requests import (
     Fetch,
     Request,
@@ -115,6 +115,22 @@ class HTTPAggregator(Aggregator):
             if isinstance(answer.envelope.header, Refusal):
                 return
             since = self._releases(answer.envelope.header)[-1].version
+
+    def declare(self, statement: bytes) -> bytes:
+        """Send a statement until there is an answer to these very octets.
+
+        Raises:
+            AggregatorError: no attempt brought an answer.
+        """
+        header, proof = lengths_of(statement)
+        digest = hashlib.sha256(statement[: LENGTHS_BYTES + header + proof]).digest()
+        answer = self.exchange.ask(
+            "/v1/statements",
+            lambda: statement,
+            StatementReply,
+            fits=lambda reply: reply.statement == digest,
+        )
+        return cast(Answer, answer).octets
 
     def status(self) -> Status:
         """Return where the task stands for this participant.

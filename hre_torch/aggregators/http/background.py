@@ -244,5 +244,8 @@ class _FetchedAhead(Aggregator):
     def fetch(self, since: int, *, merge: bool = True) -> Iterator[bytes]:
         return self._session.fetched_ahead(since, merge=merge)
 
+    def declare(self, statement: bytes) -> bytes:
+        return self._session._backend.declare(statement)
+
     def close(self) -> None:
         self._session._backend.close()

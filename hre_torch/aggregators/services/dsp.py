@@ -22,6 +22,7 @@ from hre_torch.aggregators.services.intake import Expected, Intake
 from hre_torch.aggregators.services.logs import log_event
 from hre_torch.aggregators.services.metrics import Metrics
 from hre_torch.aggregators.services.readiness import Readiness, Watch, admin_app
+from hre_torch.aggregators.services.rejections import Rejections
 from hre_torch.aggregators.services.relay import SnapshotRelay
 from hre_torch.aggregators.services.routes import Desk
 from hre_torch.aggregators.services.steps import Durable, Steps
@@ -35,8 +36,10 @@ from hre_torch.protocol.messages import (
     Receipt,
     Release,
     ReleaseOrder,
+    Statement,
     TransformReply,
     Upload,
+    Verdict,
 )
 from hre_torch.protocol.requests import Fetch, Status, StatusRequest
 from hre_torch.protocol.roster import Secret
@@ -96,6 +99,7 @@ class DataServiceService:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.admin = admin_app(self._readiness, metrics, lambda: self._loop)
         self._relay = SnapshotRelay(task, secret)
+        self._rejections = Rejections(metrics)
         self._published = published
         self._order: Envelope[ReleaseOrder] | None = None
         self._backlog = True
@@ -125,6 +129,12 @@ class DataServiceService:
         enquiries = Enquiries(self.task, self._desk, self._intake)
         return [
             self._desk.route("/v1/uploads", self._intake, uploads, self._upload),
+            self._desk.route(
+                "/v1/statements",
+                self._intake,
+                Expected(Statement, SMALL, 0, 0),
+                self._declare,
+            ),
             enquiries.route("/v1/fetch", Fetch, self._fetch),
             enquiries.route("/v1/status", StatusRequest, self._status),
             *self._relay.routes(self._desk, self._intake, enquiries),
@@ -264,6 +274,19 @@ class DataServiceService:
 
     def _finish(self, reply: Envelope[TransformReply]) -> Envelope[Any]:
         return self._role.finish(reply)
+
+    async def _declare(self, message: bytes) -> bytes:
+        """Have the KTS log what a participant states of a release."""
+        statement = decode(message, Statement, cfg=self.task.cfg, max_bytes=0)
+        await self._steps.run(self._role.check_statement, statement)
+        try:
+            verdict = await self._errands.ask("/v1/statements", message, Verdict)
+        except UnreachableError:
+            self._care.call()
+            raise
+        reply = await self._steps.run(self._role.pass_on, verdict, statement.digest)
+        self._rejections.note(verdict.header)
+        return reply.encode()
 
     async def _status(
         self, message: bytes, request: Envelope[StatusRequest]

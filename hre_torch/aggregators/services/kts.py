@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from hre_torch.aggregators.services.enquiries import SMALL
 from hre_torch.aggregators.services.intake import (
     BODIES_PER_SENDER,
     Expected,
@@ -18,12 +19,18 @@ from hre_torch.aggregators.services.intake import (
 from hre_torch.aggregators.services.logs import log_event
 from hre_torch.aggregators.services.metrics import Metrics
 from hre_torch.aggregators.services.readiness import Readiness, Watch, admin_app
+from hre_torch.aggregators.services.rejections import Rejections
 from hre_torch.aggregators.services.routes import Desk
 from hre_torch.aggregators.services.steps import Durable, Steps
 from hre_torch.protocol.envelope import DIGEST_BYTES, Envelope, Header, decode
 from hre_torch.protocol.framing import MAX_HEADER_BYTES
 from hre_torch.protocol.key_transform import KeyTransformServer
-from hre_torch.protocol.messages import Deposit, ReleaseOrder, TransformRequest
+from hre_torch.protocol.messages import (
+    Deposit,
+    ReleaseOrder,
+    Statement,
+    TransformRequest,
+)
 from hre_torch.protocol.roster import DATA_SERVICE, Secret
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task
@@ -75,6 +82,11 @@ class KeyTransformService:
         # The DSP sends for all participants.
         bodies = BODIES_PER_SENDER * len(task.roster.participants)
         self._intake = Intake(task.cfg, senders, bodies)
+        # The DSP carries statements, and their own signatures tell whose they are.
+        self._statements = Intake(
+            task.cfg, {card.name: card.signing_key for card in task.roster.participants}
+        )
+        self._rejections = Rejections(metrics)
         named = DIGEST_BYTES * (task.config.staleness_bound + 1)
         self.app = Starlette(
             routes=[
@@ -83,6 +95,13 @@ class KeyTransformService:
                 ),
                 self._route("/v1/orders", ReleaseOrder, self._approve),
                 self._route("/v1/transforms", TransformRequest, self._transform),
+                self._route(
+                    "/v1/statements",
+                    Statement,
+                    self._declare,
+                    SMALL,
+                    intake=self._statements,
+                ),
                 self._readiness.route(),
             ],
             lifespan=self._live,
@@ -94,6 +113,7 @@ class KeyTransformService:
         kind: type[H],
         step: Callable[[Envelope[H]], Envelope[Header]],
         max_header: int = MAX_HEADER_BYTES,
+        intake: Intake | None = None,
     ) -> Route:
         def work_now(message: bytes) -> bytes:
             envelope = decode(
@@ -105,7 +125,7 @@ class KeyTransformService:
             return await self._steps.run(work_now, message)
 
         expected = Expected(kind, max_header, max_proof=0, max_body=self._max_bytes)
-        return self._desk.route(path, self._intake, expected, work)
+        return self._desk.route(path, intake or self._intake, expected, work)
 
     def _deposit(self, deposit: Envelope[Deposit]) -> Envelope[Header]:
         receipt = self._role.deposit(deposit)
@@ -126,6 +146,17 @@ class KeyTransformService:
     def _transform(self, request: Envelope[TransformRequest]) -> Envelope[Header]:
         return self._role.transform(request)  # type: ignore[return-value]
 
+    def _declare(self, statement: Envelope[Statement]) -> Envelope[Header]:
+        verdict = self._role.declare(statement)
+        log_event(
+            "statement",
+            version=statement.header.version,
+            participant=statement.header.sender,
+            opened=statement.header.opened,
+        )
+        self._rejections.note(verdict.header)
+        return verdict  # type: ignore[return-value]
+
     def _reopen(self) -> None:
         self._role = self._open_role()
 
@@ -135,6 +166,8 @@ class KeyTransformService:
     @asynccontextmanager
     async def _live(self, app: Starlette) -> AsyncIterator[None]:
         self._metrics.version.set(self._role.version)
+        for verdict in self._role.verdicts:
+            self._rejections.note(verdict.header)
         self._loop = asyncio.get_running_loop()
         async with Watch(self._readiness, {"disk": self._probe_disk}):
             self._readiness.report("start")

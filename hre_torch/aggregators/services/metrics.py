@@ -27,6 +27,7 @@ class Metrics:
     Attributes:
         uploads: acknowledged uploads; at the KTS, deposits with a receipt.
         rejects: what was refused, by class of error or HTTP status.
+        rejected: releases that were given up, their content spoiled.
         pending: unreleased uploads by participant.
         octets: octets of messages by link and direction.
         version: newest release.
@@ -40,6 +41,9 @@ class Metrics:
         )
         self.rejects = Counter(
             "hre_rejects", "Messages refused", ["reason"], registry=self._registry
+        )
+        self.rejected = Counter(
+            "hre_rejected_releases", "Spoiled releases", registry=self._registry
         )
         self.pending = Gauge(
             "hre_pending_uploads",

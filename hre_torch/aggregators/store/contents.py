@@ -41,6 +41,8 @@ class Contents:
         newest_release: the newest signed list, encoded.
         fetched: participant to the last release it has opened.
         evidence: encoded records, oldest first.
+        statements: encoded, in the order in which they were made.
+        verdicts: encoded, oldest release first.
         rebuild: versions whose sum is damaged but can be computed again.
         findings: what is wrong beyond repair, in words.
     """
@@ -57,6 +59,8 @@ class Contents:
     newest_release: bytes | None = None
     fetched: dict[str, int] = field(default_factory=dict)
     evidence: list[bytes] = field(default_factory=list)
+    statements: list[bytes] = field(default_factory=list)
+    verdicts: list[bytes] = field(default_factory=list)
     rebuild: list[int] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
 
@@ -91,6 +95,8 @@ def read_contents(rows: Rows, shelf: BodyShelf, signer: bytes | None) -> Content
         reader.read_uploads()
         reader.read_sums()
     contents.evidence = [record for _, record in rows.every("evidence")]
+    contents.statements = [record for *_, record in rows.every("statements")]
+    contents.verdicts = [record for _, record in rows.every("verdicts")]
     return contents
 
 

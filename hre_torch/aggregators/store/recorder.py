@@ -109,6 +109,18 @@ class Recorder(Journal):
         """Drop lines, some time."""
         self._note(partial(self._outlive, list(lines)), urgent=False)
 
+    def stated(self, version: int, statement: bytes) -> None:
+        """Write a statement."""
+        self._note(partial(self._state, version, statement))
+
+    def judged(self, version: int, verdict: bytes) -> None:
+        """Write a verdict."""
+        self._note(partial(self._rows.insert, "verdicts", version, verdict))
+
+    def closed(self, version: int) -> None:
+        """Drop what was said of a release, some time."""
+        self._note(partial(self._close, version), urgent=False)
+
     def witnessed(self, evidence: bytes) -> None:
         """Write evidence."""
         self._note(partial(self._keep, evidence))
@@ -243,6 +255,15 @@ class Recorder(Journal):
         else:
             row = {"sequence": -1, "fetched": 0} | known
             self._rows.insert("participants", name, row["sequence"], row["fetched"])
+
+    def _state(self, version: int, statement: bytes) -> None:
+        number = self._rows.next_key("statements")
+        self._rows.insert("statements", number, version, statement)
+
+    def _close(self, version: int) -> None:
+        for table in ("statements", "verdicts"):
+            for key, *_ in list(self._rows.where(table, "version = ?", version)):
+                self._rows.delete(table, key)
 
     def _keep(self, evidence: bytes) -> None:
         self._rows.insert("evidence", self._rows.next_key("evidence"), evidence)

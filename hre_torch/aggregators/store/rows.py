@@ -1,4 +1,4 @@
-"""The database of a store: seven tables, and a running sum over everything in them.
+"""The database of a store: nine tables, and a running sum over everything in them.
 
 The *tally* is the sum of the SHA-256 of every row modulo 2^256, kept in the same
 transaction as the rows. It costs one hash per changed row, and finds rows that are
@@ -41,6 +41,8 @@ _COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "bodies": ("id", "digest", "size", "filed"),
     "participants": ("name", "sequence", "fetched"),
     "models": ("version", "record"),
+    "statements": ("id", "version", "record"),
+    "verdicts": ("version", "record"),
     "evidence": ("id", "record"),
 }
 """Columns under the tally, key first."""
@@ -54,6 +56,8 @@ _SCHEMA: Final = (
     "CREATE TABLE contents (id INTEGER PRIMARY KEY, content)",
     "CREATE TABLE participants (name PRIMARY KEY, sequence, fetched) WITHOUT ROWID",
     "CREATE TABLE models (version INTEGER PRIMARY KEY, record)",
+    "CREATE TABLE statements (id INTEGER PRIMARY KEY, version, record)",
+    "CREATE TABLE verdicts (version INTEGER PRIMARY KEY, record)",
     "CREATE TABLE evidence (id INTEGER PRIMARY KEY, record)",
     # Uploads are looked for by the list that has consumed them, 0 while none has.
     "CREATE INDEX consumed ON uploads (version, digest)",

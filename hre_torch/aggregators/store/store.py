@@ -262,4 +262,9 @@ def _state(contents: Contents) -> DataServiceState | KeyTransformState | None:
     )
     if contents.role == DATA_SERVICE:
         return DataServiceState(*common)
-    return KeyTransformState(*common, newest_release=contents.newest_release)
+    return KeyTransformState(
+        *common,
+        newest_release=contents.newest_release,
+        statements=tuple(contents.statements),
+        verdicts=tuple(contents.verdicts),
+    )

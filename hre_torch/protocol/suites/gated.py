@@ -65,6 +65,7 @@ class GatedSuite(Suite):
         "against a cheating DSP with up to c colluding participants, against cheating "
         "participants and whoever listens, if the KTS does not collude with the DSP"
     )
+    judged = True
     merges = False
     least_contributions = 3
     forwarded: ClassVar[tuple[int, ...]] = (0,)

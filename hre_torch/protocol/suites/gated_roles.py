@@ -94,7 +94,7 @@ class GatedDataService(DataServiceCipher[GatedSum]):
 
     def __init__(self, lanes: LaneTask, secret: Secret, workers: Workers) -> None:
         self._lanes = lanes
-        lanes.warm_tables((lanes.parameters.g,))
+        lanes.warm_tables_of(workers, (lanes.parameters.g,))
         self._exponents = decode_exponents(secret.material, lanes.parameters)
         self._workers = workers
 
@@ -167,7 +167,7 @@ class GatedKeyTransform(KeyTransformCipher[HeadProduct]):
 
     def __init__(self, lanes: LaneTask, secret: Secret, workers: Workers) -> None:
         self._lanes = lanes
-        lanes.warm_tables((lanes.parameters.g,))
+        lanes.warm_tables_of(workers, (lanes.parameters.g,))
         self._exponents = decode_exponents(secret.material, lanes.parameters)
         self._workers = workers
 

@@ -95,7 +95,6 @@ class HybridParticipant(ParticipantCipher):
         self._ring = _ring(task)
         self._expansion = shared_expansion(task.cfg)
         self._n_values = task.config.n_sealed
-        self._doubted: bytes | None = None
 
     def encrypt(self, values: Integers) -> SealedBody:
         """Return the key layer of a fresh secret, and the words that it masks."""
@@ -112,27 +111,15 @@ class HybridParticipant(ParticipantCipher):
                 total, secret, count, self._n_values, self._ring, self._expansion
             )
         except DecryptionError as error:
-            self._doubt(secret, error)
-            raise
+            # An upload was not masked honestly, or the sum of secrets was shifted:
+            # which of them, the participant cannot tell alone.
+            raise ChecksumError(
+                "the noise of a release exceeds 10 eta sqrt(count)"
+            ) from error
 
     def commitment(self, parts: Parts) -> bytes:
         """Return SHA-256 of the words in a download."""
         return hashlib.sha256(parts[-1]).digest()
-
-    def _doubt(self, secret: npt.NDArray[np.int64], error: DecryptionError) -> None:
-        """Decide whose fault noise beyond its bound is.
-
-        A key transform that shifted the secret is worth asking again for; if a second,
-        independent one opens to the same secret, an upload was not honest, and then the
-        release itself is at fault.
-        """
-        seen = hashlib.sha256(secret.tobytes()).digest()
-        if seen == self._doubted:
-            raise ChecksumError(
-                "the noise of a release exceeds 10 eta sqrt(count), and asking again "
-                "gave the same secret: an upload in it was not masked honestly"
-            ) from error
-        self._doubted = seen
 
 
 @dataclass(slots=True)

@@ -18,6 +18,7 @@ from hre_torch.encoding.packing import Packing
 from hre_torch.errors import CryptoError
 from hre_torch.protocol.suites.blocks import BlockLayout
 from hre_torch.protocol.task import Task
+from hre_torch.protocol.workers import Workers
 
 __all__ = [
     "LaneTask",
@@ -72,6 +73,17 @@ class LaneTask:
         """Make the tables of as many lanes as this task uses, before workers fork."""
         for key in keys[: self.layout.plaintexts]:
             shared_table(key, self.parameters, window)
+
+    def warm_tables_of(
+        self, workers: Workers, keys: Sequence[mpz], window: int = JOINT_WINDOW
+    ) -> None:
+        """Make the tables that workers are going to share, if they share any.
+
+        A server that works alone makes its tables when somebody needs them: it is back
+        sooner after a restart. A single block never leaves this process.
+        """
+        if workers.count > 1 and self.layout.blocks > 1:
+            self.warm_tables(keys, window)
 
 
 def encode_keys(keys: Sequence[mpz], parameters: Parameters) -> tuple[bytes, ...]:

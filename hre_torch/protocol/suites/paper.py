@@ -107,8 +107,9 @@ class _DataService(DataServiceCipher[PaperSum]):
         self._keys = LaneTask(task)
         self._exponents = decode_exponents(secret.material, task.parameters)
         self._public = self._keys.decode(task.roster.data_service.public, "the DSP")
-        self._keys.warm_tables((task.parameters.g, *self._keys.joint))
-        self._keys.warm_tables(self._public, SERVER_WINDOW)
+        shared = (task.parameters.g, *self._keys.joint)
+        self._keys.warm_tables_of(workers, shared)
+        self._keys.warm_tables_of(workers, self._public, SERVER_WINDOW)
         self._workers = workers
 
     def load(self, body: Body) -> PaperSum:
@@ -177,7 +178,7 @@ class _KeyTransform(LedgerOnly):
     def __init__(self, task: Task, secret: Secret, workers: Workers) -> None:
         self._keys = LaneTask(task)
         self._exponents = decode_exponents(secret.material, task.parameters)
-        self._keys.warm_tables((task.parameters.g,))
+        self._keys.warm_tables_of(workers, (task.parameters.g,))
         self._workers = workers
 
     def transform(self, total: None, request: Parts, recipient: str) -> Parts:

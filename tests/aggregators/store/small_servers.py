@@ -24,9 +24,11 @@ from hre_torch.protocol.messages import (
     Receipt,
     Release,
     ReleaseOrder,
+    Statement,
     TransformReply,
     TransformRequest,
     Upload,
+    Verdict,
 )
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.session import Session
@@ -43,6 +45,8 @@ KINDS = {
     "deposit": Deposit,
     "approve": ReleaseOrder,
     "transform": TransformRequest,
+    "declare": Statement,
+    "pass_on": Verdict,
 }
 """Steps that take a message, and which."""
 
@@ -131,7 +135,7 @@ class Server:
         if step in KINDS:
             cfg = self.world.task.cfg
             message = decode(arguments[0], KINDS[step], cfg=cfg, max_bytes=1 << 30)
-            arguments = (message,)
+            arguments = (message, *arguments[1:])
         made = getattr(self.server, step)
         if self.store is None:
             answer = made(*arguments)
@@ -169,6 +173,12 @@ class Pair:
         if order is not None:
             self.dsp.call("record", self.kts.call("approve", order))
 
+    def declare(self, statement: bytes) -> bytes:
+        """Carry a statement; return where the statements stand."""
+        verdict = self.kts.call("declare", statement)
+        stated = decode(statement, Statement, max_bytes=0)
+        return self.dsp.call("pass_on", verdict, stated.digest)
+
     def fetch(self, name: str, since: int) -> Iterator[bytes]:
         """Yield the downloads that a participant lacks."""
         while wanted := self.dsp.call("next_range", name, since):
@@ -189,6 +199,9 @@ class Connection(Aggregator):
 
     def fetch(self, since: int, *, merge: bool = True) -> Iterator[bytes]:
         return self.pair.fetch(self.name, since)
+
+    def declare(self, statement: bytes) -> bytes:
+        return self.pair.declare(statement)
 
     def close(self) -> None:
         pass

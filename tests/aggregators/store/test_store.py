@@ -17,8 +17,14 @@ from hre_torch.errors import (
     StaleUploadError,
     StoreError,
 )
-from hre_torch.protocol.envelope import decode
-from hre_torch.protocol.messages import Ack, Upload
+from hre_torch.protocol.envelope import decode, seal
+from hre_torch.protocol.messages import (
+    Ack,
+    Statement,
+    StatementReply,
+    Upload,
+    Verdict,
+)
 from tests.aggregators.store.small_servers import (
     Pair,
     Server,
@@ -121,6 +127,8 @@ def test_disk_and_state_do_not_grow_from_the_50th_to_the_150th_release(
     for release in range(1, 151):
         run(sessions[:3], 1)
         sessions[3].pull()
+        for session in sessions:
+            session.attest()
         for server in (pair.dsp, pair.kts) if release in sizes else []:
             state = server.server.state()
             sizes[release].append((*on_the_disk(server), state))
@@ -136,11 +144,38 @@ def test_disk_and_state_do_not_grow_from_the_50th_to_the_150th_release(
         assert len(encoded[1]) - len(encoded[0]) < 200
 
 
+def test_statements_and_verdicts_are_on_the_disk_when_they_are_answered(run, new_pair):
+    world = make_world(assumed_colluders=1)
+    pair = new_pair(world)
+    sessions = join(world, pair)
+    run(sessions[:3], 1, pull=False)
+    chain = pair.kts.server._ledger.chain
+
+    def declare(name):
+        header = Statement(cfg=world.task.cfg, sender=name, version=1, chain=chain)
+        return pair.declare(seal(header, world.secrets[name].signing).encode())
+
+    def verdict_in(reply):
+        reply = decode(reply, StatementReply, max_bytes=0)
+        return decode(reply.header.verdict, Verdict, max_bytes=0)
+
+    verdicts = []
+    for name in ("p0", "p1", "p2", "p3", "p0"):
+        verdicts.append(verdict_in(declare(name)))
+        before = pair.kts.server.state()
+        pair.kts.restart()
+        assert pair.kts.server.state() == before
+    assert [each.header.final for each in verdicts] == [False, False, True, True, True]
+    assert len({each.encode() for each in verdicts[2:]}) == 1
+    assert verdicts[2].header.rejected == ("p0", "p1", "p2")
+
+
 def on_the_disk(server):
     """Return how many rows the tables of a store have, and pages its database."""
     rows = server.store._rows
     (pages,) = rows.connection.execute("PRAGMA page_count").fetchone()
     tables = ("uploads", "releases", "bodies", "participants", "evidence")
+    tables += ("models", "statements", "verdicts")
     counts = [len(list(rows.every(table))) for table in tables]
     return counts, pages
 
