@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from hre_torch.aggregators.http import BackgroundSession
+from hre_torch.attacks.forgery import Draft
 from hre_torch.errors import (
     AggregatorError,
     BackPressure,
     EquivocationError,
+    SpoiledReleaseWarning,
     StaleUploadError,
 )
 from hre_torch.optim import FlatView, HREOptimizer
@@ -43,6 +45,24 @@ def sessions(serve_locally, cleanup):
         return made
 
     return make
+
+
+def test_a_spoiled_release_is_given_up_in_the_background_too(sessions):
+    first, second, spoiler = sessions("gated")
+    for session in (first, second):
+        session.push(same(1))
+        session.resend()
+    secret = spoiler._participant._secret
+    forged = Draft.of_zeros(spoiler.task, count=2).seal(secret)
+    spoiler._backend.submit(forged.encode())
+    for session in (first, second):
+        with pytest.warns(SpoiledReleaseWarning, match="is given up once"):
+            assert session.catch_up() == []
+    for session in (spoiler, first, second):
+        with pytest.warns(SpoiledReleaseWarning, match="was spoiled"):
+            [given_up] = session.catch_up()
+        assert given_up.values is None
+    assert first.model_digest == second.model_digest == spoiler.model_digest
 
 
 def hold(session):

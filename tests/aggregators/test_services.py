@@ -27,6 +27,7 @@ from hre_torch.aggregators.services import caretaker, errands, readiness, runnin
 from hre_torch.aggregators.services.assembly import data_service, key_transform
 from hre_torch.aggregators.services.logs import log_event, write_logs_to
 from hre_torch.aggregators.store import disk
+from hre_torch.attacks.forgery import Draft
 from hre_torch.crypto.modulus import load_profile
 from hre_torch.errors import (
     AggregatorError,
@@ -34,6 +35,7 @@ from hre_torch.errors import (
     LostWorkerWarning,
     MessageError,
     SignatureError,
+    SpoiledReleaseWarning,
     StaleUploadError,
     UnsupportedError,
 )
@@ -193,6 +195,29 @@ def test_metrics_count_uploads_rejects_pending_octets_and_phases(serve_http):
     assert metric(dsp, 'hre_bytes_total{direction="in",link="participants"}') > 1000
     assert metric(dsp, 'hre_phase_seconds_count{phase="check"}') == 1
     assert metric(deployment.kts, "hre_uploads_total") == 1
+
+
+def test_both_servers_count_a_spoiled_release_and_warn_of_who_was_in_its_list(
+    serve_http, caplog
+):
+    deployment = serve_http("gated")
+    sessions = deployment.join_all()
+    for session in sessions[:2]:
+        session.push(same(1))
+    forged = Draft.of_zeros(deployment.federation.task, count=2)
+    secret = deployment.federation._secrets["p2"]
+    deployment.connect("p2").submit(forged.seal(secret).encode())
+    with caplog.at_level("WARNING", logger="hre_torch.services"):
+        for session in (*sessions, *sessions[:2]):
+            with pytest.warns(SpoiledReleaseWarning):
+                session.pull()
+    for service in (deployment.dsp, deployment.kts):
+        assert metric(service, "hre_rejected_releases_total") == 1
+    told = [each for each in caplog.records if each.message == "release rejected"]
+    assert len(told) == 2
+    for record in told:
+        assert record.hre_fields["in_all_of_them"] == ["p0", "p1", "p2"]
+        assert record.hre_fields["version"] == 1
 
 
 @pytest.mark.parametrize(

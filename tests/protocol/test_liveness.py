@@ -177,7 +177,7 @@ def test_a_liar_about_the_model_cannot_stop_the_honest_ones(make_federation, sui
     for tick in range(40):
         history.ticks = tick
         liar.pull()
-        liar._model.digest = bytes(32)
+        liar._model.run = bytes(32)
         values = np.ones(federation.task.config.n_values, dtype=np.int32)
         try:
             liar.push(values)
