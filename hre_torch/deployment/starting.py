@@ -109,7 +109,7 @@ def _state_at(
         released=found.weights.astype("<i8").tobytes(),
         pending={},
         refused=[],
-        state_digests=found.model_digest,
+        state_digests=found.state_digests,
         latest_version=standing.version,
         statistics=Statistics(),
     )

@@ -201,13 +201,13 @@ def decode(
     return Envelope(header, header_bytes, _parts(body, header), proof, signature)
 
 
-def decode_head(data: bytes, kind: type[H], *, cfg: bytes) -> Envelope[H]:
+def decode_head(data: bytes, kind: type[H], *, cfg: bytes | None) -> Envelope[H]:
     """Parse a message up to its signature, before its body has even arrived.
 
     Args:
         data: the first octets of the message, signature included and nothing after it.
         kind: the header class that is expected.
-        cfg: task that the message must belong to.
+        cfg: task that the message must belong to; None accepts any.
 
     Raises:
         MessageError: not the head of a message of that kind.

@@ -123,6 +123,11 @@ class Session(Pushing):
         return self._model.digest
 
     @property
+    def state_digests(self) -> bytes:
+        """What they say of this version and those before it; see `Upload`."""
+        return self._model.run
+
+    @property
     def previous_digest(self) -> bytes:
         """What they said one release ago; empty if that is not known here."""
         return self._model.previous_digest
@@ -223,7 +228,7 @@ class Session(Pushing):
         self,
         version: int,
         chain: bytes,
-        model_digest: bytes,
+        state_digests: bytes,
         released: npt.NDArray[np.int64],
     ) -> None:
         """Go on from released weights of a newer version, as others vouch for them.
@@ -234,12 +239,13 @@ class Session(Pushing):
         Args:
             version: release after which the weights are these.
             chain: hash chain after that release.
-            model_digest: what upload headers say of the weights at that version.
+            state_digests: what upload headers say of the weights at that version, and
+                of those before it, as far as that is known.
             released: int64 at scale 2^f, shape `(n_values,)`.
         """
         with followed(self._attached, self.observe):
             self._participant.rebase(version, chain)
-            self._model.replace(released, model_digest)
+            self._model.replace(released, state_digests)
             self._pending.clear()
             self._unsent = None
         self.latest_version = max(self.latest_version, version)

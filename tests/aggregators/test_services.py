@@ -267,9 +267,9 @@ def test_a_recorded_fetch_is_worth_nothing(serve_http):
         deployment.join(name).push(same(1))
     link, sent = deployment.connect("p0"), []
     post = link.exchange._post
-    link.exchange._post = lambda route, octets: (
+    link.exchange._post = lambda route, octets, most: (
         sent.append(octets),
-        post(route, octets),
+        post(route, octets, most),
     )[1]
     assert len(list(link.fetch(0))) == 1
     again = httpx.post(f"{deployment.url}/v1/fetch", content=sent[0])
@@ -649,4 +649,21 @@ def test_a_roster_may_be_longer_than_any_message(serve_http):
     roster = b"x" * (4 << 20)
     assert len(roster) > 2 * deployment.dsp._max_bytes
     deployment.dsp._published = roster
-    assert link.exchange.get("/v1/task") == roster
+    assert link.served_roster() == roster
+
+
+def test_only_a_member_reads_the_task_and_who_asks_for_snapshots(serve_http):
+    """A member of the roster, that is, whatever task its own roster is of."""
+    deployment, other = serve_http("plain"), serve_http("plain")
+    deployment.dsp._published = b"names"
+    for path in ("/v1/task", "/v1/snapshots/wanted"):
+        assert httpx.get(deployment.url + path).status_code == 405
+    link = deployment.connect("p0")
+    link._task = other.federation.task
+    assert link.served_roster() == b"names"
+    stranger = deployment.connect("p0")
+    stranger.secret = other.federation._secrets["p0"]
+    with pytest.raises(SignatureError):
+        stranger.served_roster()
+    with pytest.raises(SignatureError):
+        stranger.wanted_snapshots()

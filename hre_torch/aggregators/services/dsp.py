@@ -11,8 +11,6 @@ from functools import partial
 from typing import Any, Final
 
 from starlette.applications import Starlette
-from starlette.requests import Request as HTTPRequest
-from starlette.responses import Response
 from starlette.routing import Route
 
 from hre_torch.aggregators.services.caretaker import Caretaker
@@ -41,7 +39,13 @@ from hre_torch.protocol.messages import (
     Upload,
     Verdict,
 )
-from hre_torch.protocol.requests import Fetch, Status, StatusRequest
+from hre_torch.protocol.requests import (
+    Fetch,
+    Status,
+    StatusRequest,
+    TaskReply,
+    TaskRequest,
+)
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task
@@ -68,7 +72,7 @@ class DataServiceService:
         store: where its changes become durable.
         errands: the connection to the KTS.
         metrics: what may be measured; pass it to the role as its observer too.
-        published: what `/v1/task` shows, such as the signed roster file.
+        published: what `/v1/task` shows to members: the signed roster file.
 
     Attributes:
         app: what participants talk to.
@@ -138,7 +142,7 @@ class DataServiceService:
             enquiries.route("/v1/fetch", Fetch, self._fetch),
             enquiries.route("/v1/status", StatusRequest, self._status),
             *self._relay.routes(self._desk, self._intake, enquiries),
-            Route("/v1/task", self._show_task),
+            enquiries.route("/v1/task", TaskRequest, self._show_task, any_task=True),
             self._readiness.route(),
         ]
 
@@ -308,8 +312,17 @@ class DataServiceService:
         )
         return seal(status, self._secret.signing)
 
-    async def _show_task(self, request: HTTPRequest) -> Response:
-        return Response(self._published, media_type="application/json")
+    async def _show_task(
+        self, message: bytes, request: Envelope[TaskRequest]
+    ) -> Envelope[Any]:
+        reply = TaskReply(
+            cfg=self.task.cfg,
+            sender=self._secret.name,
+            recipient=request.header.sender,
+            moment=request.header.moment,
+        )
+        parts = (self._published,) if self._published else ()
+        return seal(reply, self._secret.signing, parts)
 
     def _count_pending(self, *names: str) -> None:
         self._metrics.version.set(self._role.version)
