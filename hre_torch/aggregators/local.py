@@ -171,8 +171,8 @@ class LocalServers:
         deposit = self._cross("dsp->kts", self._data_service.admit(upload), Deposit)
         try:
             receipt = self._key_transform.deposit(deposit)
-        except HREError:
-            self._data_service.withdraw(upload.digest)
+        except HREError as error:
+            self._data_service.withdraw(upload.digest, error)
             raise
         return self._data_service.confirm(self._cross("kts->dsp", receipt, Receipt))
 

@@ -76,10 +76,6 @@ class LocalModel:
         for piece in self.view.pieces:
             piece.write(self._base(piece.place) + self.local[piece.place])
 
-    def take_back(self, update: Vector) -> None:
-        """Count an update that has left `base` as not pushed; parameters stay."""
-        self.local += update
-
     def _absorb_into(self, target: Vector) -> None:
         for piece in self.view.pieces:
             now, base = piece.read(), self._base(piece.place)

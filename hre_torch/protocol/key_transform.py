@@ -77,19 +77,21 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
             SignatureError, TaskError: DSP or participant did not sign, or is unknown.
             MessageError: header or forwarded parts are malformed.
             ProofError, InvalidElementError: the forwarded parts do not verify.
-            EquivocationError, StaleUploadError, BackPressure: see `Ledger.enter`.
+            EquivocationError, SpentUpdateError, StaleUploadError, BackPressure: see
+                `Ledger.check_entry`.
         """
         deposit.verify(self.task.roster.data_service.signing_key)
         upload = self._upload(deposit.header)
         header = upload.header
         self._compare_with_earlier(upload)
         entry = Entry.of(header, upload.digest)
-        self._ledger.check_entry(entry)
+        self._check_entry(entry)
         if self._ledger.find(upload.digest) is None:
             self._check_forwarded(deposit.header, header)
             body = Body(deposit.parts, upload.header_bytes, upload.proof)
             with self._observe("log"):
                 total = self._cipher.load(body)
+            self._strike(entry)
             self._ledger.enter(entry)
             self._shelf.put(entry, upload, deposit.parts, total)
             self._ledger.accept(upload.digest)
@@ -249,6 +251,7 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
             releases=self._shelf.release_states(),
             fetched=dict(self._shelf.fetched),
             evidence=self._evidence.encoded(),
+            lists=dict(self._shelf.lists),
             newest_release=None if self._newest is None else self._newest.encode(),
             statements=self._statements.encoded(),
             verdicts=tuple(verdict.encode() for verdict in self.verdicts),

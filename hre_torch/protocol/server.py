@@ -5,8 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, Generic, TypedDict, TypeVar, Unpack
 
+from hre_torch.errors import SpentUpdateError
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.ciphers import DataServiceCipher, KeyTransformCipher
+from hre_torch.protocol.entries import Entry
 from hre_torch.protocol.envelope import Envelope, decode
 from hre_torch.protocol.evidence import Evidence, EvidenceBox
 from hre_torch.protocol.journal import Journal
@@ -106,11 +108,27 @@ class Server(ABC, Generic[Cipher]):
         earlier = self._ledger.named(header.sender, header.sequence)
         self._evidence.compare(self._shelf.signed(earlier), upload)
 
+    def _check_entry(self, entry: Entry) -> None:
+        """Check whether the ledger lets an upload in: see `Ledger.check_entry`."""
+        try:
+            self._ledger.check_entry(entry)
+        except SpentUpdateError as error:
+            error.release = self._shelf.lists.get(error.listed, b"")
+            raise
+
+    def _strike(self, entry: Entry) -> None:
+        """Drop what an upload voids, now that both servers have that upload."""
+        for struck in self._ledger.strike(entry):
+            self._shelf.drop(struck.digest)
+
     def _tidy_ledger(self) -> None:
         """Let go of what nobody will ask about any more, after a release."""
         forgotten = self._ledger.forget(self._shelf.fetched)
         if forgotten:
             self._journal.outlived(forgotten)
+        for version in {entry.version for entry in forgotten}:
+            if not self._ledger.names(version):
+                self._shelf.lists.pop(version, None)
         self._journal.named(*self._ledger.changed_models())
 
     def _release(self, encoded: bytes) -> Envelope[Release]:

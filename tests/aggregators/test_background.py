@@ -19,6 +19,8 @@ from hre_torch.errors import (
     StaleUploadError,
 )
 from hre_torch.optim import FlatView, HREOptimizer
+from hre_torch.protocol.pending import Attempt
+from hre_torch.protocol.requests import Witness
 from hre_torch.protocol.session import Session
 from tests.aggregators.contract import same, update
 
@@ -138,7 +140,7 @@ def test_an_update_under_way_is_part_of_the_weights_in_use(
     session.push(np.array([*same(5), *more], dtype=np.int32))
     assert (session.weights() - start == full).all()
     # Also where it comes back as too old and is to be sealed anew.
-    session._pending.refuse(0, 0)
+    session._pending.refuse(Attempt(0, 0, Witness(b"", b"", b"")), 0)
     assert (session.weights() - start == full).all()
     gate.set()
 
@@ -247,7 +249,7 @@ def test_a_lost_connection_surfaces_once_and_the_bytes_are_sent_again(sessions):
     assert session.statistics.pushes == 1
 
 
-def test_a_refused_update_is_dropped_and_said(sessions):
+def test_a_refused_update_is_kept_and_said(sessions):
     first, second, _ = sessions()
     second._participant._secret = first._participant._secret
     first.push(same(1))
@@ -257,7 +259,8 @@ def test_a_refused_update_is_dropped_and_said(sessions):
     second.push(same(2))
     with pytest.raises(EquivocationError):
         second.catch_up()
-    assert (second.weights() == start).all()
+    assert (second.weights() != start).all()
+    assert [each.voids for each in second._pending.refused] == [(0,)]
 
 
 def test_an_update_that_came_too_late_is_sealed_anew_on_newer_weights(sessions):
@@ -291,7 +294,7 @@ def test_a_state_holds_what_was_refused_for_now_and_moves_no_weight(sessions):
     gate.set()
     state = late.state()
     assert (late.version, late.pending, late.pushed) == (0, 1, 1)
-    assert [base for base, _ in state.refused] == [0]
+    assert [each.after for each in state.refused] == [0]
     assert (FlatView.of(model).read() == before).all()
     # Whoever goes on from it seals it anew, on newer weights.
     secret = late._participant._secret

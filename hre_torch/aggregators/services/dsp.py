@@ -24,7 +24,7 @@ from hre_torch.aggregators.services.rejections import Rejections
 from hre_torch.aggregators.services.relay import SnapshotRelay
 from hre_torch.aggregators.services.routes import Desk
 from hre_torch.aggregators.services.steps import Durable, Steps
-from hre_torch.errors import HREError, MessageError, StoreError
+from hre_torch.errors import AggregatorError, HREError, MessageError, StoreError
 from hre_torch.protocol.data_service import DataServiceProvider
 from hre_torch.protocol.envelope import DIGEST_BYTES, Envelope, decode, seal
 from hre_torch.protocol.framing import signed_bytes
@@ -151,7 +151,16 @@ class DataServiceService:
             # What was begun before a restart comes first, so that lists of uploads
             # follow from the order in which these were acknowledged.
             await self._care.settled(_RELEASE_PATIENCE)
-        upload, deposit, ack = await self._steps.run(self._admit, message)
+        admitted = await self._steps.run(self._admit, message)
+        if admitted is None:
+            await self._care.settled(_RELEASE_PATIENCE)
+            admitted = await self._steps.run(self._admit, message)
+        if admitted is None:
+            raise UnreachableError(
+                "the upload voids one that waits for a release to be signed, and the "
+                "key transform server does not answer; send the upload again"
+            )
+        upload, deposit, ack = admitted
         if ack is None:
             try:
                 ack = await self._deposit(upload.digest, deposit)
@@ -166,28 +175,44 @@ class DataServiceService:
         return ack.encode()
 
     async def _deposit(self, upload: bytes, deposit: bytes) -> Envelope[Ack]:
-        """Have the KTS log an upload; if it refuses, the upload is dropped here too."""
+        """Have the KTS log an upload; if it refuses, the upload is dropped here too.
+
+        Unless another copy of the same message was taken meanwhile.
+        """
         try:
             receipt = await self._errands.ask("/v1/deposits", deposit, Receipt)
-        except UnreachableError:
+            return await self._steps.run(self._confirm, receipt)
+        except AggregatorError:
             raise
-        except HREError:
-            await self._steps.run(self._withdraw, upload)
-            raise
-        return await self._steps.run(self._confirm, receipt)
+        except HREError as error:
+            ack = await self._steps.run(self._withdraw, upload, error)
+            if self._order is not None:
+                self._care.call()
+            if ack is None:
+                raise
+            return ack
 
-    def _withdraw(self, upload: bytes) -> None:
-        # Another copy of the same message may have met the same refusal before.
-        if self._role.is_pending(upload):
-            self._role.withdraw(upload)
+    def _withdraw(self, upload: bytes, error: HREError) -> Envelope[Ack] | None:
+        ack = self._role.withdraw(upload, error)
+        # What it would have voided may be due again.
+        self._propose()
+        return ack
 
     def _admit(
         self, message: bytes
-    ) -> tuple[Envelope[Upload], bytes, Envelope[Ack] | None]:
+    ) -> tuple[Envelope[Upload], bytes, Envelope[Ack] | None] | None:
+        """Take an upload in; None if a list has to be signed first that it would void.
+
+        Whether the KTS signs that list or drops what is in it must not depend on which
+        of two messages is faster: the list could never be signed again.
+        """
         upload = decode(message, Upload, cfg=self.task.cfg, max_bytes=self._max_bytes)
         known = self._role.acknowledge(upload.digest)
         if known is not None:
             return upload, b"", known
+        order = self._order
+        if order is not None and self._role.holds_up(upload.header, order.header):
+            return None
         deposit = self._role.admit(upload).encode()
         self._count_pending(upload.header.sender)
         return upload, deposit, None
