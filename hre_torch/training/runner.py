@@ -161,6 +161,7 @@ class Runner:
             "releases": self.federation.servers.version,
             "rejected": max(s.rejected for s in statistics),
             "expired": sum(s.expired for s in statistics),
+            "spent": sum(s.spent for s in statistics),
             "held_back": sum(p.held_back for p in progress),
             "skipped_steps": sum(p.skipped_steps for p in progress),
             "bytes_up": sum(s.bytes_up for s in statistics),
