@@ -19,6 +19,7 @@ from hre_torch.observer import Observer, silent
 from hre_torch.protocol.aggregator import Aggregator
 from hre_torch.protocol.data_service import DataServiceProvider
 from hre_torch.protocol.envelope import Envelope, Header, decode, refuse
+from hre_torch.protocol.heads import LedgerHead
 from hre_torch.protocol.key_transform import KeyTransformServer
 from hre_torch.protocol.messages import (
     Ack,
@@ -158,6 +159,12 @@ class LocalServers:
                 reply = self._refusal(error, hashlib.sha256(statement).digest())
         self._tapped(f"dsp->{name}", reply)
         return reply
+
+    def conclude(self) -> None:
+        """Have each server sign where it stands, and tell the other."""
+        with self._lock:
+            self._cross("dsp->kts", self._data_service.head(), LedgerHead)
+            self._cross("kts->dsp", self._key_transform.head(), LedgerHead)
 
     def state(self) -> LocalServersState:
         """Return everything that a restart needs, keys aside."""

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Sequence
 
 from hre_torch.errors import ReleaseError
 from hre_torch.protocol.entries import Entry, NamedModels
-from hre_torch.protocol.messages import named_models
 from hre_torch.protocol.task import TaskConfig
 
 __all__ = ["CommonModels", "agreed"]
@@ -140,14 +139,10 @@ def _oldest_dispute(
     entries: Sequence[Entry],
 ) -> tuple[int, dict[bytes, set[str]]] | None:
     """Return a version that is in dispute, and who names which model of it."""
-    # Honest uploads on one version name the same models, so each run is read once.
-    runs: defaultdict[tuple[int, bytes], set[str]] = defaultdict(set)
-    for entry in entries:
-        runs[entry.base_version, entry.state_digests].add(entry.name)
     said: defaultdict[int, dict[bytes, set[str]]] = defaultdict(dict)
-    for run, names in runs.items():
-        for version, digest in named_models(*run):
-            said[version].setdefault(digest, set()).update(names)
+    for entry in entries:
+        for version, digest in entry.models():
+            said[version].setdefault(digest, set()).add(entry.name)
     disputed = [version for version, digests in said.items() if len(digests) > 1]
     return (min(disputed), said[min(disputed)]) if disputed else None
 

@@ -10,6 +10,7 @@ from hre_torch.protocol.ciphers import Body
 from hre_torch.protocol.downloads import DownloadServer
 from hre_torch.protocol.entries import Entry, Proposal
 from hre_torch.protocol.envelope import Envelope, seal
+from hre_torch.protocol.journal import Journal
 from hre_torch.protocol.messages import (
     Ack,
     Deposit,
@@ -23,6 +24,7 @@ from hre_torch.protocol.messages import (
 )
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.server import ServerOptions
+from hre_torch.protocol.statements import Statements
 from hre_torch.protocol.states import DataServiceState
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
@@ -71,6 +73,8 @@ class DataServiceProvider(DownloadServer):
         suite = self._suite
         self._sizes = (suite.proof_size(task), *suite.upload_sizes(task))
         self._summed: tuple[list[bytes], Any] | None = None
+        # Those about the newest version, which settle it; the KTS keeps all of them.
+        self._statements = Statements(task, Journal())
 
     def base_version(self, upload: bytes) -> int:
         """Return the version that an entered upload, named by its digest, builds on.
@@ -188,8 +192,10 @@ class DataServiceProvider(DownloadServer):
         Raises:
             SignatureError, TaskError: it is not from whom it says, or from a stranger.
         """
-        card = self.task.roster.participant(statement.header.sender)
-        statement.verify(card.signing_key)
+        header = statement.header
+        statement.verify(self.task.roster.participant(header.sender).signing_key)
+        if (header.version, header.chain) == (self.version, self._ledger.chain):
+            self._statements.add(statement)
 
     def pass_on(
         self, verdict: Envelope[Verdict], statement: bytes
@@ -268,6 +274,7 @@ class DataServiceProvider(DownloadServer):
         self._ledger.release(proposal, header.commitment)
         self._shelf.release(proposal, release, total)
         self._tidy_ledger()
+        self._statements.forget({self.version})
 
     def _checked(self, header: Release) -> Proposal:
         proposal = self._ledger.check(

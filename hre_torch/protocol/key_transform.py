@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any, Unpack
 
 from hre_torch.errors import (
@@ -141,22 +140,6 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
     def verdicts(self) -> tuple[Envelope[Verdict], ...]:
         """Verdicts on releases about which somebody may still ask, oldest first."""
         return self._statements.verdicts()
-
-    def settled(self) -> tuple[int, bytes]:
-        """Return the newest version whose model c + 1 identities name, and the digest.
-
-        Here statements count as well, which settle the last version of a task, upon
-        which nobody uploads.
-        """
-        version, digest = self._ledger.settled()
-        for later in self._statements.versions():
-            if later <= version:
-                break
-            named = self._statements.models(later) | self._ledger.models_of(later)
-            for common, count in Counter(named.values()).most_common(1):
-                if count > self.task.config.assumed_colluders:
-                    return later, common
-        return version, digest
 
     def declare(self, statement: Envelope[Statement]) -> Envelope[Verdict]:
         """Log what a participant states about a release; say where statements stand.

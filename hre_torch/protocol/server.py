@@ -9,13 +9,15 @@ from hre_torch.errors import SpentUpdateError
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.ciphers import DataServiceCipher, KeyTransformCipher
 from hre_torch.protocol.entries import Entry
-from hre_torch.protocol.envelope import Envelope, decode
+from hre_torch.protocol.envelope import Envelope, decode, seal
 from hre_torch.protocol.evidence import Evidence, EvidenceBox
+from hre_torch.protocol.heads import Count, LedgerHead
 from hre_torch.protocol.journal import Journal
 from hre_torch.protocol.ledger import Ledger
 from hre_torch.protocol.messages import Release, Upload
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.shelf import Shelf
+from hre_torch.protocol.statements import Statements
 from hre_torch.protocol.states import ServerState
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task
@@ -56,6 +58,8 @@ class Server(ABC, Generic[Cipher]):
             card of its roster.
     """
 
+    _statements: Statements
+
     def __init__(
         self,
         task: Task,
@@ -93,9 +97,28 @@ class Server(ABC, Generic[Cipher]):
     def settled(self) -> tuple[int, bytes]:
         """Return the newest version whose model c + 1 identities name, and the digest.
 
-        At the start that is version 0. See `CommonModels`.
+        At the start that is version 0. See `CommonModels`. Statements count as well,
+        which settle the last version of a task, upon which nobody uploads.
         """
-        return self._ledger.settled()
+        return self._statements.settled(self._ledger)
+
+    def head(self) -> Envelope[LedgerHead]:
+        """Return where the ledger stands, signed."""
+        ledger = self._ledger
+        settled_version, settled_digest = self.settled()
+        head = LedgerHead(
+            cfg=self.task.cfg,
+            sender=self._secret.name,
+            version=ledger.version,
+            chain=ledger.chain,
+            counts=tuple(
+                Count(name, ledger.next_sequence(name), ledger.waiting(name))
+                for name in self.task.roster.names
+            ),
+            settled_version=settled_version,
+            settled_digest=settled_digest,
+        )
+        return seal(head, self._secret.signing)
 
     @property
     def evidence(self) -> tuple[Evidence, ...]:
