@@ -27,6 +27,8 @@ HREError
 │   ├── SignatureError      a message is not signed by whom it names
 │   ├── WrongTaskError      a message belongs to another task, suite or recipient
 │   ├── EquivocationError   one sequence number, two different uploads
+│   │   └── UsedNumberError a sequence number is used up; seal under the next one
+│   ├── SpentUpdateError    the same values are in a signed list already
 │   ├── StaleUploadError    an upload is based on weights that are too old
 │   ├── BackPressure        too many unreleased uploads of one participant
 │   ├── ReleaseError        a release list breaks a rule
@@ -54,6 +56,7 @@ __all__ = [
     "DisputedReleaseError",
     "EncodingError",
     "EquivocationError",
+    "EquivocationWarning",
     "HREError",
     "HREWarning",
     "InvalidElementError",
@@ -76,6 +79,7 @@ __all__ = [
     "SignatureError",
     "SlotOverflowError",
     "SnapshotNeededError",
+    "SpentUpdateError",
     "SpoiledReleaseError",
     "SpoiledReleaseWarning",
     "StaleUploadError",
@@ -86,12 +90,25 @@ __all__ = [
     "UnprotectedWarning",
     "UnstableTrainingWarning",
     "UnsupportedError",
+    "UsedNumberError",
     "WrongTaskError",
 ]
 
 
 class HREError(Exception):
-    """Base of every exception that hre_torch raises on purpose."""
+    """Base of every exception that hre_torch raises on purpose.
+
+    Attributes:
+        upload: digest of the upload that a server refuses with it for good: neither
+            these octets nor others under their number will ever be in a list. Empty
+            for any other error.
+        version: newest release of the server that refuses that upload.
+        release: signed list that rules the upload out, encoded; empty if none does.
+    """
+
+    upload: bytes = b""
+    version: int = 0
+    release: bytes = b""
 
 
 class ConfigurationError(HREError, ValueError):
@@ -198,6 +215,20 @@ class EquivocationError(ProtocolError):
     """One identity used one sequence number for two different uploads."""
 
 
+class UsedNumberError(EquivocationError):
+    """A sequence number is used up: it lies before the newest one of its sender."""
+
+
+class SpentUpdateError(ProtocolError):
+    """An upload voids a number that a signed list has released already.
+
+    Attributes:
+        listed: version of that list.
+    """
+
+    listed: int = 0
+
+
 class StaleUploadError(ProtocolError):
     """An upload is based on weights older than the staleness bound; pull first."""
 
@@ -244,6 +275,10 @@ class HREWarning(UserWarning):
 
 class AloneWarning(HREWarning):
     """A participant trains on its own data only: nothing it pushes is released."""
+
+
+class EquivocationWarning(HREWarning):
+    """A server has contradicted itself; the session holds the evidence."""
 
 
 class LostWorkerWarning(HREWarning):

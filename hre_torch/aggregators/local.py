@@ -19,6 +19,7 @@ from hre_torch.observer import Observer, silent
 from hre_torch.protocol.aggregator import Aggregator
 from hre_torch.protocol.data_service import DataServiceProvider
 from hre_torch.protocol.envelope import Envelope, Header, decode, refuse
+from hre_torch.protocol.heads import LedgerHead
 from hre_torch.protocol.key_transform import KeyTransformServer
 from hre_torch.protocol.messages import (
     Ack,
@@ -162,6 +163,12 @@ class LocalServers:
         self._tapped(f"dsp->{name}", reply)
         return reply
 
+    def conclude(self) -> None:
+        """Have each server sign where it stands, and tell the other."""
+        with self._lock:
+            self._cross("dsp->kts", self._data_service.head(), LedgerHead)
+            self._cross("kts->dsp", self._key_transform.head(), LedgerHead)
+
     def state(self) -> LocalServersState:
         """Return everything that a restart needs, keys aside."""
         with self._lock:
@@ -174,8 +181,8 @@ class LocalServers:
         deposit = self._cross("dsp->kts", self._data_service.admit(upload), Deposit)
         try:
             receipt = self._key_transform.deposit(deposit)
-        except HREError:
-            self._data_service.withdraw(upload.digest)
+        except HREError as error:
+            self._data_service.withdraw(upload.digest, error)
             raise
         return self._data_service.confirm(self._cross("kts->dsp", receipt, Receipt))
 

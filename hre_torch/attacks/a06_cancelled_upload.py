@@ -58,9 +58,9 @@ def cancelled_upload(view: View, refusals: Refusals) -> tuple[int, ...] | None:
     attempts = [(door, _cancelling_all(view)) for door in view.doors]
     if view.task.config.suite == "hybrid":
         attempts.append((view.doors[0], _cancelling_words(view)))
-    for door, draft in attempts:
+    for number, (door, draft) in enumerate(attempts):
         with refusals:
-            door(draft.seal(view.mallory))
+            door(draft.seal(view.mallory, number))
             k = decode_exponents(view.mallory.material, lanes.parameters).reveal()
             parts = view.download().parts
             return look(unmask(parts, lanes, k), lanes, len(CAST), parts)

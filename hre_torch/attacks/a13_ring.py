@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from hre_torch.attacks.forgery import Draft
 from hre_torch.attacks.result import Attack, Outcome, Refusals, Target
-from hre_torch.attacks.scene import Scene
+from hre_torch.attacks.scene import CAST, Scene
 from hre_torch.attacks.words import (
     Words,
     bare,
@@ -118,13 +118,14 @@ def _two_blocks(target: Target, seed: int, profile: str) -> Outcome:
 
 
 def _changed_words(target: Target, seed: int, profile: str) -> Outcome:
-    scene, refusals = Scene(target.suite, seed, profile), Refusals()
+    names = (*CAST, "carol")
+    scene, refusals = Scene(target.suite, seed, profile, names=names), Refusals()
     update = scene.draw()
     upload = scene.seal("alice", update)
     view = View(scene.task, scene.secrets["mallory"], (upload,), scene.deliver)
     change_words(view, refusals)
     scene.deliver(upload)
-    updates = scene.contribute("bob", "mallory") | {"alice": update}
+    updates = scene.contribute("bob", "carol") | {"alice": update}
     scene.release()
     wanted = np.sum(list(updates.values()), axis=0)
     wanted[0] += _FORGED

@@ -32,7 +32,7 @@ def _run(target: Target, seed: int, profile: str) -> Outcome:
     start = np.zeros(config.n_values, dtype=np.int64)
     runs = {name: ReleasedWeights(scene.task, start.copy()) for name in _HONEST}
 
-    def catch_up(version: int) -> None:
+    def open_release(version: int) -> None:
         for name, weights in runs.items():
             data = scene.fetch(name, version, version).encode()
             weights.add(scene.participants[name].open(data).values)
@@ -52,12 +52,13 @@ def _run(target: Target, seed: int, profile: str) -> Outcome:
     nothing = np.zeros(config.n_values, dtype=np.int32)
     scene.deliver(mallory.seal(nothing, 1, bytes(len(config.initial_digest))))
     scene.release()
-    for version in (1, 2):
-        catch_up(version)
+    # Now everybody has opened it, and builds upon it.
+    open_release(1)
     wanted, opened = [], None
     for name in _HONEST:
         with refusals:
             wanted.append(upload(name))
+    open_release(2)
     with refusals:
         scene.release()
         opened = scene.opened_by("bob", refusals)

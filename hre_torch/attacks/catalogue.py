@@ -20,6 +20,7 @@ from hre_torch.attacks import (
     a12_signs,
     a13_ring,
     a14_two_models_for_good,
+    a15_lying_refusal,
     a16_first_word,
     a17_suite_downgrade,
 )
@@ -46,6 +47,7 @@ ATTACKS: Final[dict[str, Attack]] = {
         a12_signs,
         a13_ring,
         a14_two_models_for_good,
+        a15_lying_refusal,
         a16_first_word,
         a17_suite_downgrade,
     )

@@ -6,7 +6,7 @@ KTS signs and what participants accept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from hre_torch.attacks.algebra import blocks_of, lanes_of
 from hre_torch.attacks.words import decode_words, encode_words, plain_words
 from hre_torch.protocol.aggregator import Aggregator
 from hre_torch.protocol.ciphers import DataServiceCipher, Parts
-from hre_torch.protocol.envelope import Envelope, decode, seal
+from hre_torch.protocol.envelope import Envelope, Refusal, decode, seal
 from hre_torch.protocol.messages import (
     Ack,
     Download,
@@ -98,10 +98,14 @@ class TwoFacedDataService:
         """Number of releases so far."""
         return len(self._released)
 
-    def receive(self, upload: Envelope[Upload]) -> Envelope[Ack]:
+    def receive(self, upload: Envelope[Upload]) -> Envelope[Ack] | Envelope[Refusal]:
         """Pass an upload on, and keep it as its sender's newest."""
         self.view.deposit(upload)
         self._newest[upload.header.sender] = upload
+        return self.acknowledge(upload)
+
+    def acknowledge(self, upload: Envelope[Upload]) -> Envelope[Ack]:
+        """Return the acknowledgement of an upload, wherever that is."""
         ack = Ack(
             cfg=self.view.task.cfg,
             sender=self.view.dsp.name,
@@ -121,14 +125,19 @@ class TwoFacedDataService:
         values[-1] = raised
         self.receive(self.view.accomplice.seal(values, 0, config.initial_digest))
 
-    def release(self) -> npt.NDArray[np.int64] | None:
-        """Have everybody's newest upload released; return the sum that mallory opens.
+    def release(
+        self, chosen: Sequence[Envelope[Upload]] = ()
+    ) -> npt.NDArray[np.int64] | None:
+        """Have uploads released, everybody's newest by default.
+
+        Returns:
+            The sum, as mallory opens it.
 
         Raises:
             ReleaseError: the KTS refuses the list.
         """
         arithmetic, task = self.view.arithmetic, self.view.task
-        uploads, version = self._newest.values(), self.version + 1
+        uploads, version = chosen or self._newest.values(), self.version + 1
         total = arithmetic.add([arithmetic.restore(each.parts) for each in uploads])
         parts = self._shifted(arithmetic.dump(total), EVERYBODY, version)
         total = arithmetic.restore(parts)

@@ -91,6 +91,17 @@ class LedgerThatBelievesOneWeakened(Ledger):
         self._models = _OneWordSettlesWeakened(config)
 
 
+class LedgerWithoutVoidsWeakened(Ledger):
+    """A ledger that takes no notice of what an upload voids."""
+
+    def _check_voids(self, entry: Entry) -> None:
+        """Let everything pass."""
+
+    def _voided(self, entry: Entry) -> list[Entry]:
+        """Find nothing."""
+        return []
+
+
 class AnyExponentsWeakened(Exponents):
     """Secret exponents that may be odd."""
 
@@ -122,17 +133,21 @@ class ParticipantWeakened(LearningParticipant):
 
     def __init__(self, variant: Variant, task: Task, secret: Secret) -> None:
         super().__init__(task, secret, Workers())
-        self._histories = variant.histories
+        self._histories, self._voids = variant.histories, variant.voids
         self._judged = self._judged and variant.verdicts
         if variant.participant is not None:
             self._cipher = variant.participant(task, secret)
 
     def seal(
-        self, values: Integers, base_version: int, digests: bytes
+        self,
+        values: Integers,
+        base_version: int,
+        digests: bytes,
+        voids: tuple[int, ...] = (),
     ) -> Envelope[Upload]:
-        """Return an upload that may name the newest model only."""
+        """Return an upload that may name the newest model only, and void nothing."""
         named = digests if self._histories else digests[-DIGEST_BYTES:]
-        return super().seal(values, base_version, named)
+        return super().seal(values, base_version, named, voids if self._voids else ())
 
 
 class SessionWeakened(Session):
@@ -181,6 +196,7 @@ class Variant:
         hashes: whether parts of a message are compared with the header's hashes.
         histories: whether uploads name all models that their senders have opened.
         verdicts: whether nobody gives a release up alone.
+        voids: whether an upload names earlier ones of the same values.
     """
 
     suite: str
@@ -191,6 +207,7 @@ class Variant:
     hashes: bool = True
     histories: bool = True
     verdicts: bool = True
+    voids: bool = True
 
     @property
     def genuine(self) -> bool:
@@ -234,6 +251,8 @@ WEAKENED: Final[Mapping[str, Variant]] = {
     "hybrid without histories and verdicts": Variant(
         "hybrid", histories=False, verdicts=False
     ),
+    "gated without voids": Variant("gated", voids=False),
+    "gated with voids ignored": Variant("gated", ledger=LedgerWithoutVoidsWeakened),
     "hybrid without proofs": Variant(
         "hybrid",
         data_service=hybrid.HybridDataServiceWithoutProofsWeakened,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from hre_torch.audit.claims import contradictions
+from hre_torch.audit.claims import contradictions, unproved
 from hre_torch.audit.manifest import (
     CHECKPOINT,
     MANIFEST,
@@ -22,6 +22,7 @@ from hre_torch.audit.manifest import (
 from hre_torch.audit.replay import History, Replay
 from hre_torch.audit.transcript import TRANSCRIPT, read_records, read_task
 from hre_torch.errors import HREError, RunDirectoryError
+from hre_torch.protocol.roster import DATA_SERVICE, KEY_TRANSFORM
 
 __all__ = ["AuditReport", "audit"]
 
@@ -94,14 +95,25 @@ def audit(run_dir: Path, operator: bytes | None = None) -> AuditReport:
         )
     else:
         report.findings += _wrong_files(run_dir, history, report)
-        if history is not None and verified:
-            report.findings += dict.fromkeys(contradictions(run_dir, history))
+    if report.finished and history is not None and verified:
+        missing = {DATA_SERVICE, KEY_TRANSFORM} - history.concluded
+        if missing:
+            names = " and ".join(sorted(missing))
+            report.findings.append(
+                f"{TRANSCRIPT}: its end is not signed by {names}: it is cut off"
+            )
+        report.findings += dict.fromkeys(contradictions(run_dir, history))
+        if not report.findings:
+            report.notes += unproved(run_dir, history)
     return report
 
 
 def _replayed(path: Path, report: AuditReport) -> History | None:
     """Return what a transcript shows, as far as it verifies; None if it is unusable."""
     where, replay = "", None
+    if not path.is_file():
+        report.findings.append(f"{path.name}: it is missing")
+        return None
     try:
         with path.open("rb") as file:
             records = read_records(file, killed=not report.finished)

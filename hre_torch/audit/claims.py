@@ -8,6 +8,7 @@ task's numbers are recomputed from the transcript.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
@@ -23,8 +24,10 @@ from hre_torch.audit.replay import History
 from hre_torch.audit.weights import released_values
 from hre_torch.errors import MessageError
 from hre_torch.protocol.messages import Release
+from hre_torch.protocol.suites import SUITES
+from hre_torch.protocol.vectors import chained_digest, state_digest
 
-__all__ = ["contradictions"]
+__all__ = ["contradictions", "unproved"]
 
 Record: TypeAlias = dict[str, Any]
 
@@ -53,6 +56,23 @@ def contradictions(folder: Path, history: History) -> Iterator[str]:
             yield str(error)
 
 
+def unproved(folder: Path, history: History) -> Iterator[str]:
+    """Yield for which files only the operator's signature stands."""
+    settled, _ = history.settled
+    needed = history.task.config.assumed_colluders + 1
+    if settled < len(history.releases):
+        yield (
+            f"{WEIGHTS}: nobody but the operator vouches for them: fewer than c + 1 = "
+            f"{needed} participants have signed the model of release "
+            f"{len(history.releases)}; the newest that is settled is {settled}"
+        )
+    elif _model_digest(folder, history) is None:
+        yield (
+            f"{WEIGHTS}: nobody but the operator vouches for them: some are too large "
+            "for their type to hold every digit of what was released"
+        )
+
+
 def _of_summary(folder: Path, history: History) -> Iterator[str]:
     summary = _summary(folder)
     if summary is None:
@@ -73,6 +93,12 @@ def _of_summary(folder: Path, history: History) -> Iterator[str]:
                 f"{SUMMARY}: {key} is {summary.get(key)!r}, but the transcript shows "
                 f"{shown!r}"
             )
+    rejected, suite = summary.get("rejected"), SUITES.get(config.suite)
+    if suite.judged and rejected != len(history.given_up):
+        yield (
+            f"{SUMMARY}: rejected is {rejected!r}, but the transcript has verdicts on "
+            f"{len(history.given_up)} releases"
+        )
     sent = summary.get("bytes_up")
     if not isinstance(sent, int) or sent < history.upload_bytes:
         yield (
@@ -95,6 +121,12 @@ def _of_metrics(folder: Path, history: History) -> Iterator[str]:
                 f"transcript shows {expected}"
             )
             break
+    rejections = {r.get("version") for r in records if r.get("event") == "rejection"}
+    if SUITES.get(history.task.config.suite).judged and rejections != history.given_up:
+        yield (
+            f"{METRICS}: it tells of rejected releases {sorted(rejections, key=str)}, "
+            f"but the transcript has verdicts on {sorted(history.given_up)}"
+        )
     if not records or records[-1].get("event") != "end":
         yield f"{METRICS}: the record of the end is missing, which is its last"
         return
@@ -145,11 +177,46 @@ def _of_weights(folder: Path, history: History) -> Iterator[str]:
             f"{WEIGHTS}: its SHA-256 is {digest[:16]}, but weights_sha256 in {SUMMARY} "
             f"is {str(told)[:16]}"
         )
+    version, settled = history.settled
+    model = _model_digest(folder, history)
+    if model is not None and version == len(history.releases) and model != settled:
+        yield (
+            f"{WEIGHTS}: the weights have the digest {model.hex()[:16]}, but the "
+            f"participants and both servers have signed {settled.hex()[:16]} for "
+            f"release {version}"
+        )
+
+
+def _model_digest(folder: Path, history: History) -> bytes | None:
+    """Return what upload headers would say of the weights in the weights file.
+
+    Returns:
+        The digest; None if the file holds only an image of the weights.
+
+    Raises:
+        MessageError: the file is no weights file of this task.
+    """
     config = history.task.config
     try:
-        released_values(folder / WEIGHTS, config.n_values, config.fraction_bits)
+        values = released_values(
+            folder / WEIGHTS, config.n_values, config.fraction_bits
+        )
     except MessageError as error:
-        yield f"{WEIGHTS}: {error}"
+        raise MessageError(f"{WEIGHTS}: {error}") from None
+    if values is None:
+        return None
+    digest = state_digest(values)
+    suite = SUITES.get(config.suite)
+    if suite.merges_in(config.combine, config.n_buffers) or not history.releases:
+        return digest
+    # Whatever is claimed to come before: one hash over both is signed.
+    before = (_records(folder) or [{}])[-1].get("previous_model")
+    try:
+        return chained_digest(bytes.fromhex(str(before)), digest)
+    except ValueError:
+        raise MessageError(
+            f"{METRICS}: previous_model in its last record is {before!r}, not a digest"
+        ) from None
 
 
 def _release_record(release: Release, history: History) -> Record:
@@ -169,7 +236,7 @@ def _differences(
     if not isinstance(there, dict):
         yield f"{name}: {where} is missing, which should say the same"
         return
-    for key in sorted(told.keys() | there.keys()):
+    for key in sorted(told.keys() | there.keys(), key=str):
         one, other = told.get(key), there.get(key)
         if isinstance(one, dict) and isinstance(other, dict):
             yield from _differences(name, one, where, other, f"{prefix}{key}.")
@@ -195,12 +262,20 @@ def _records(folder: Path) -> list[Record] | None:
 
 
 def _recipe(folder: Path) -> Record | None:
-    path = folder / RECIPE
-    if not path.is_file():
+    data = _read(folder, RECIPE)
+    if data is None:
         return None
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
+        # Nothing is resolved: a resolved recipe has no references left, and a foreign
+        # one has no business with this machine's environment.
+        content = OmegaConf.to_container(OmegaConf.load(io.BytesIO(data)))
+    except (
+        OmegaConfBaseException,
+        YAMLError,
+        ValueError,
+        OSError,
+        RecursionError,
+    ) as error:
         raise MessageError(f"{RECIPE}: it is unreadable: {error}") from None
     if not isinstance(content, dict):
         raise MessageError(f"{RECIPE}: it holds no keys and values")
@@ -208,10 +283,11 @@ def _recipe(folder: Path) -> Record | None:
 
 
 def _read(folder: Path, name: str) -> bytes | None:
-    try:
-        return (folder / name).read_bytes()
-    except FileNotFoundError:
+    path = folder / name
+    if not path.is_file():
         return None
+    try:
+        return path.read_bytes()
     except OSError as error:
         raise MessageError(f"{name}: it cannot be read ({error.strerror})") from error
 

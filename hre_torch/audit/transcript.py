@@ -2,7 +2,9 @@
 
 A transcript is a magic number and records of a 4-octet big-endian length and a body.
 The first body is the signed task, every other one an encoded envelope as it crossed the
-link between the servers: deposits and receipts, orders and releases.
+link between the servers: deposits and receipts, orders and releases, what participants
+state of releases and the verdicts on that. At the end of a run each server signs where
+its ledger stands.
 """
 
 from __future__ import annotations
@@ -23,9 +25,17 @@ from hre_torch.protocol.task import Task, TaskConfig
 __all__ = ["TRANSCRIPT", "TranscriptWriter", "read_records", "read_task"]
 
 TRANSCRIPT: Final = "transcript.bin"
-_MAGIC: Final = b"HRE transcript 1\n"
+_MAGIC: Final = b"HRE transcript 2\n"
 _LINKS: Final = ("dsp->kts", "kts->dsp")
-_HISTORY: Final = ("deposit", "receipt", "release_order", "release")
+_HISTORY: Final = (
+    "deposit",
+    "receipt",
+    "release_order",
+    "release",
+    "statement",
+    "verdict",
+    "ledger_head",
+)
 _LENGTH_OCTETS: Final = 4
 
 

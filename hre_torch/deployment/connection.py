@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import queue
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,8 @@ import numpy.typing as npt
 from hre_torch.aggregators.http import BackgroundSession, HTTPAggregator, RetryPolicy
 from hre_torch.aggregators.http.snapshots import (
     Released,
+    SnapshotHelper,
     ask_for_snapshot,
-    seal_snapshot,
 )
 from hre_torch.deployment.alone import KeyLock
 from hre_torch.deployment.followers import follower_processes
@@ -31,14 +32,16 @@ from hre_torch.deployment.roster_file import (
 from hre_torch.deployment.starting import starting_state
 from hre_torch.durable_files import replace_file
 from hre_torch.errors import (
-    AggregatorError,
+    HREError,
     LayoutError,
     RunDirectoryError,
     SnapshotNeededError,
     WrongTaskError,
 )
 from hre_torch.observer import Observer, silent
+from hre_torch.protocol.ciphers import Integers
 from hre_torch.protocol.participant import Opened
+from hre_torch.protocol.requests import Asked
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.session_state import SessionState
 from hre_torch.protocol.task import Task
@@ -155,10 +158,11 @@ def connect(
 
 
 class RejoiningSession(Session):
-    """A session that, after a long silence, goes on from a sealed snapshot.
+    """A session that goes on from a sealed snapshot, and seals them for others.
 
     Servers keep sums of old releases for a while only. Who comes back later finds the
     next one gone, and takes the released weights from another participant instead.
+    With every push and pull a session looks, once a second at most, who asks for them.
 
     Args:
         rejoin: asks for the snapshot.
@@ -168,7 +172,14 @@ class RejoiningSession(Session):
         self, *args: Any, rejoin: Callable[[], Released], **kwargs: Any
     ) -> None:
         self._rejoin = rejoin
+        self._next_look = 0.0
         super().__init__(*args, **kwargs)
+        self._helper = SnapshotHelper(self, self._link.secret)
+
+    def push(self, values: Integers) -> int:
+        """Seal and submit one quantised update; see `Session.push`."""
+        self._help()
+        return super().push(values)
 
     def pull(self) -> list[Opened]:
         """Apply every release that is new here; see `Session.pull`.
@@ -177,47 +188,56 @@ class RejoiningSession(Session):
             AggregatorError: nobody seals a snapshot, where one is needed.
         """
         try:
-            return super().pull()
+            opened = super().pull()
         except SnapshotNeededError:
-            found = self._rejoin()
-            self.rebase(found.version, found.chain, found.model_digest, found.weights)
-            return super().pull()
-
-
-class ConnectedSession(RejoiningSession, BackgroundSession):
-    """Sends and fetches in the background, and helps participants that come late."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._wanted = b""
-        self._answered = b""
-        self._offered = b""
-        self._next_look = 0.0
-        super().__init__(*args, **kwargs)
-
-    def pull(self) -> list[Opened]:
-        """Apply every release that has come, and seal a snapshot if somebody asks."""
-        opened = super().pull()
-        wanted, self._wanted = self._wanted, b""
-        if wanted and wanted != self._answered:
-            self._answered = wanted
-            self._offered = seal_snapshot(self, self._link.secret, wanted) or b""
-            self._prefetcher.call()
+            it = self._rejoin()
+            self.rebase(it.version, it.chain, it.state_digests, it.weights)
+            opened = super().pull()
+        self._help()
         return opened
-
-    def _when_idle(self) -> None:
-        offered, self._offered = self._offered, b""
-        with contextlib.suppress(AggregatorError):
-            if offered:
-                self._link.offer_snapshot(offered)
-            now = time.monotonic()
-            if now >= self._next_look:
-                self._next_look = now + _HELP_EVERY_SECONDS
-                self._wanted = self._link.wanted_snapshot()
 
     @property
     def _link(self) -> HTTPAggregator:
-        assert isinstance(self._backend, HTTPAggregator)
-        return self._backend
+        return cast(HTTPAggregator, self._aggregator)
+
+    def _help(self) -> None:
+        """Answer whoever asks; what is refused is no error of this session."""
+        with contextlib.suppress(HREError):
+            for message in self._helper.answers(self._look()):
+                self._link.help_with(message)
+
+    def _look(self) -> tuple[Asked, ...]:
+        now = time.monotonic()
+        if now < self._next_look:
+            return ()
+        self._next_look = now + _HELP_EVERY_SECONDS
+        return self._link.wanted_snapshots()
+
+
+class ConnectedSession(RejoiningSession, BackgroundSession):
+    """Sends and fetches in the background; there it also looks for who comes late."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._asked: tuple[Asked, ...] = ()
+        self._answers_to_them: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        super().__init__(*args, **kwargs)
+
+    @property
+    def _link(self) -> HTTPAggregator:
+        return cast(HTTPAggregator, self._backend)
+
+    def _help(self) -> None:
+        """Seal here, where weights do not change meanwhile; the other thread sends."""
+        asked, self._asked = self._asked, ()
+        for message in self._helper.answers(asked):
+            self._answers_to_them.put(message)
+            self._prefetcher.call()
+
+    def _when_idle(self) -> None:
+        with contextlib.suppress(HREError):
+            while not self._answers_to_them.empty():
+                self._link.help_with(self._answers_to_them.get())
+            self._asked = self._look() or self._asked
 
 
 def read_weights(path: Path) -> npt.NDArray[np.int64]:
@@ -258,7 +278,7 @@ def write_weights(path: Path, weights: npt.NDArray[np.int64]) -> None:
 
 def _check_served(link: HTTPAggregator, task: Task) -> None:
     """Say in plain words that the servers run another task, before anything is sent."""
-    shown = link.exchange.get("/v1/task")
+    shown = link.served_roster()
     if not shown:
         return
     served = parse_roster(shown, "what the DSP shows").task

@@ -27,7 +27,7 @@ from hre_torch.training.state import LearnerState
 
 __all__ = ["Memory", "Remembered", "Sent"]
 
-_FORMAT: Final = 3
+_FORMAT: Final = 4
 _PRIVATE: Final = 0o600
 
 

@@ -82,15 +82,22 @@ def _brought_up_to_date(
     At most Q uploads were under way at a crash, and the network may deliver them yet:
     so many numbers are passed over. The DSP counts what it is reading when it is asked;
     what a network holds back for longer than that is not known here, and its batch is
-    trained a second time.
+    trained a second time. What was refused may have been sealed again since then, if
+    anything was sent: the same values must not be sent twice, so it is dropped.
     """
     used = max(state.participant.sequence, standing.next_sequence)
     sequence = used + task.config.pending_limit
     sent = max(0, standing.next_sequence - state.participant.sequence)
     # An optimizer's state that is as old as this one must know that it is.
-    statistics = replace(state.statistics, pushes=state.statistics.pushes + sent)
+    spent = len(state.refused) if sent else 0
+    statistics = replace(
+        state.statistics,
+        pushes=state.statistics.pushes + sent,
+        spent=state.statistics.spent + spent,
+    )
     return msgspec.structs.replace(
         state,
+        refused=[] if spent else state.refused,
         statistics=statistics,
         participant=msgspec.structs.replace(state.participant, sequence=sequence),
         latest_version=max(state.latest_version, standing.version),
@@ -109,7 +116,7 @@ def _state_at(
         released=found.weights.astype("<i8").tobytes(),
         pending={},
         refused=[],
-        state_digests=found.model_digest,
+        state_digests=found.state_digests,
         latest_version=standing.version,
         statistics=Statistics(),
     )

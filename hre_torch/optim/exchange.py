@@ -33,9 +33,8 @@ from hre_torch.encoding.fixed_point import (
     StochasticRounding,
 )
 from hre_torch.errors import (
-    AggregatorError,
-    BackPressure,
     CheckpointError,
+    HREError,
     HREWarning,
     LayoutError,
     NonFiniteError,
@@ -139,15 +138,20 @@ class Exchange:
             BackPressure: too much is unreleased already; nothing was sent or changed.
             NonFiniteError: a parameter is NaN or infinite; nothing was sent.
             AggregatorError: no acknowledgement came; the same bytes go first next time.
+            HREError: the DSP refused this update or an earlier one; the session has it.
         """
         self._absorb()
         try:
-            return self._push_once()
+            sequence = self._push_once()
         except StaleUploadError:
             # Too many releases were missed. Once they are pulled, the same update is
             # based on the newest weights.
             self.pull()
             return self._push_once()
+        if self._session.staleness > self._task.config.staleness_bound:
+            # The DSP says so itself: the session seals the update again after a pull.
+            self.pull()
+        return sequence
 
     def pull(self) -> list[Opened]:
         """Open the releases since the last pull and add them to the parameters.
@@ -167,14 +171,14 @@ class Exchange:
         return self._session.catch_up()
 
     def settle(self) -> None:
-        """Send what has no acknowledgement; refused updates are local again.
+        """Send what the DSP has not answered.
 
         Raises:
-            AggregatorError: no acknowledgement came.
+            AggregatorError: no answer came.
+            HREError: it refuses an update; the session keeps it.
         """
         self._require_followed()
-        with contextlib.suppress(StaleUploadError, BackPressure):
-            self._session.resend()
+        self._session.resend()
 
     def showing_released(self) -> AbstractContextManager[None]:
         """Show the released weights inside, without anything of one's own."""
@@ -313,9 +317,10 @@ class Exchange:
         number = self._session.sequence
         try:
             sequence = self._session.push(self._noisy(values))
-        except AggregatorError:
+        except HREError:
             # It may be an earlier upload that did not get through; then this one was
-            # not sealed, and nothing of it may leave `local`.
+            # not sealed, and nothing of it may leave `local`. What was sealed is the
+            # session's.
             if self._session.sequence != number:
                 self._leave_over(values, factor)
             raise

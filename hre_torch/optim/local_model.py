@@ -194,10 +194,6 @@ class LocalModel:
         self.local, self.steps = earlier.local, earlier.steps
         self.show()
 
-    def take_back(self, update: Vector) -> None:
-        """Count an update that has left `base` as not pushed; parameters stay."""
-        self.local += update
-
     def bits(self) -> Iterator[bytes]:
         """Yield the values after the last step, piece by piece, as octets."""
         for piece in self._own_view.pieces:

@@ -10,10 +10,16 @@ from __future__ import annotations
 import hashlib
 from typing import TypeVar, cast
 
-from hre_torch.errors import AggregatorError, MessageError, ProtocolError
+from hre_torch.errors import (
+    AggregatorError,
+    MessageError,
+    ProtocolError,
+    SpentUpdateError,
+)
 from hre_torch.protocol.envelope import Envelope, Header, Refusal, decode, kind_of
 from hre_torch.protocol.messages import (
     Ack,
+    Release,
     Statement,
     StatementReply,
     Upload,
@@ -21,7 +27,7 @@ from hre_torch.protocol.messages import (
 )
 from hre_torch.protocol.task import Task
 
-__all__ = ["read_acknowledgement", "read_answer", "read_verdict"]
+__all__ = ["read_answer", "read_decision", "read_verdict", "ruling_release"]
 
 H = TypeVar("H", bound=Header)
 
@@ -60,10 +66,10 @@ def read_answer(
     return cast(Envelope[H] | Envelope[Refusal], envelope)
 
 
-def read_acknowledgement(
+def read_decision(
     answer: bytes, upload: Envelope[Upload], sent: bytes, task: Task
-) -> Ack:
-    """Return the DSP's acknowledgement of an upload.
+) -> Envelope[Ack] | Envelope[Refusal]:
+    """Return the DSP's last word about an upload: it is accepted, or never will be.
 
     Args:
         answer: what came back.
@@ -73,24 +79,44 @@ def read_acknowledgement(
 
     Raises:
         AggregatorError: this is not the DSP's answer to these octets.
-        HREError: the DSP refuses them, for the reason that it names.
+        HREError: the DSP refuses them for now, for the reason that it names; it has
+            promised nothing, so only the identical octets may be sent again.
     """
     key = task.roster.data_service.signing_key
     try:
         envelope = read_answer(answer, sent, Ack, key=key, cfg=task.cfg, max_bytes=0)
+        header: Header = envelope.header
+        if isinstance(header, Refusal) and header.error == SpentUpdateError.__name__:
+            ruling_release(header, upload.header, task)
     except ProtocolError as error:
         raise AggregatorError(
             f"what came back is not the DSP's answer to this upload ({error}); send "
             "the identical bytes again"
         ) from error
-    if isinstance(envelope.header, Refusal):
-        raise envelope.header.exception()
+    if isinstance(header, Refusal) and not header.upload:
+        raise header.exception()
     if envelope.header.upload != upload.digest:
         raise AggregatorError(
-            "the DSP acknowledged another upload than the one that was sent; send the "
-            "identical bytes again"
+            "the DSP answered about another upload than the one that was sent; send "
+            "the identical bytes again"
         )
-    return envelope.header
+    return envelope
+
+
+def ruling_release(refusal: Refusal, upload: Upload, task: Task) -> Release:
+    """Return the release for whose sake an upload is refused.
+
+    Raises:
+        ProtocolError: there is none that contains what the upload voids.
+    """
+    signed = decode(refusal.release, Release, cfg=task.cfg, max_bytes=0)
+    signed.verify(task.roster.key_transform.signing_key)
+    listed = {(item.name, item.sequence) for item in signed.header.uploads}
+    if listed.isdisjoint((upload.sender, number) for number in upload.voids):
+        raise MessageError(
+            f"release {signed.header.version} contains nothing that the upload voids"
+        )
+    return signed.header
 
 
 def read_verdict(

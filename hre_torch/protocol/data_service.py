@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Unpack
 
-from hre_torch.errors import MessageError, ReleaseError
+from hre_torch.errors import AggregatorError, HREError, MessageError, ReleaseError
 from hre_torch.protocol.ciphers import Body
 from hre_torch.protocol.downloads import DownloadServer
 from hre_torch.protocol.entries import Entry, Proposal
 from hre_torch.protocol.envelope import Envelope, seal
+from hre_torch.protocol.journal import Journal
 from hre_torch.protocol.messages import (
     Ack,
     Deposit,
@@ -23,6 +24,7 @@ from hre_torch.protocol.messages import (
 )
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.server import ServerOptions
+from hre_torch.protocol.statements import Statements
 from hre_torch.protocol.states import DataServiceState
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
@@ -71,6 +73,8 @@ class DataServiceProvider(DownloadServer):
         suite = self._suite
         self._sizes = (suite.proof_size(task), *suite.upload_sizes(task))
         self._summed: tuple[list[bytes], Any] | None = None
+        # Those about the newest version, which settle it; the KTS keeps all of them.
+        self._statements = Statements(task, Journal())
 
     def base_version(self, upload: bytes) -> int:
         """Return the version that an entered upload, named by its digest, builds on.
@@ -86,13 +90,29 @@ class DataServiceProvider(DownloadServer):
     def admit(self, upload: Envelope[Upload]) -> Envelope[Deposit]:
         """Check and store an upload; the identical upload again is no mistake.
 
+        Where it is refused, its number is used up, and the error names it.
+
         Raises:
             SignatureError, TaskError: it is not from whom it says, or from a stranger.
             MessageError, InvalidElementError: its body is malformed.
-            EquivocationError, StaleUploadError, BackPressure: see `Ledger.enter`.
+            EquivocationError, SpentUpdateError, StaleUploadError, BackPressure: see
+                `Ledger.check_entry`.
         """
         header = upload.header
         upload.verify(self.task.roster.participant(header.sender).signing_key)
+        try:
+            self._enter(upload)
+        except AggregatorError:
+            raise
+        except HREError as error:
+            if self._ledger.use(header.sender, header.sequence):
+                self._journal.refused(header.sender, header.sequence)
+            self._mark(error, upload.digest)
+            raise
+        return self._deposit(upload)
+
+    def _enter(self, upload: Envelope[Upload]) -> None:
+        header = upload.header
         sizes = (len(upload.proof), *(part.size for part in header.parts))
         if sizes != self._sizes:
             raise MessageError(
@@ -101,7 +121,7 @@ class DataServiceProvider(DownloadServer):
             )
         self._compare_with_earlier(upload)
         entry = Entry.of(header, upload.digest)
-        self._ledger.check_entry(entry)
+        self._check_entry(entry)
         if self._ledger.find(upload.digest) is None:
             with self._observe("check"):
                 total = self._cipher.load(
@@ -109,7 +129,6 @@ class DataServiceProvider(DownloadServer):
                 )
             self._ledger.enter(entry)
             self._shelf.put(entry, upload, upload.parts, total)
-        return self._deposit(upload)
 
     def unconfirmed(self) -> list[Envelope[Deposit]]:
         """Return the deposits of all pending uploads, to forward after a restart."""
@@ -122,6 +141,8 @@ class DataServiceProvider(DownloadServer):
     def confirm(self, receipt: Envelope[Receipt]) -> Envelope[Ack]:
         """Accept an upload that the KTS has logged, and acknowledge it.
 
+        What it voids is dropped: the KTS has dropped that, too.
+
         Raises:
             SignatureError: the receipt is not the KTS's.
             ReleaseError: it is for an upload that never came here.
@@ -129,22 +150,34 @@ class DataServiceProvider(DownloadServer):
         receipt.verify(self.task.roster.key_transform.signing_key)
         known = self._ledger.find(receipt.header.upload)
         if known is not None and known.status == "pending":
+            self._strike(known)
             self._journal.accepted(known.digest)
         return self._ack(self._ledger.accept(receipt.header.upload))
 
-    def withdraw(self, upload: bytes) -> None:
+    def withdraw(self, upload: bytes, error: HREError) -> Envelope[Ack] | None:
         """Drop a pending upload that the KTS refuses, so that its owner may go on.
 
-        Raises:
-            ReleaseError: it is not pending.
-        """
-        self._ledger.withdraw(upload)
-        self._shelf.drop(upload)
+        Args:
+            upload: its digest.
+            error: the KTS's; it names the upload from now on.
 
-    def is_pending(self, upload: bytes) -> bool:
-        """Whether an upload, named by its digest, waits for the KTS to log it."""
+        Returns:
+            The acknowledgement, if the KTS has taken another copy of it meanwhile: then
+            it is not refused.
+        """
         entry = self._ledger.find(upload)
-        return entry is not None and entry.status == "pending"
+        if entry is not None and entry.status != "pending":
+            return self._ack(entry)
+        if entry is not None:
+            self._ledger.withdraw(upload)
+            self._shelf.drop(upload)
+        self._mark(error, upload)
+        return None
+
+    def holds_up(self, upload: Upload, order: ReleaseOrder) -> bool:
+        """Whether an upload voids something in a list that waits for its signature."""
+        named = (self._ledger.named(upload.sender, void) for void in upload.voids)
+        return any(digest in order.uploads for digest in named)
 
     def acknowledge(self, upload: bytes) -> Envelope[Ack] | None:
         """Acknowledge again what was accepted before; None for any other digest."""
@@ -159,8 +192,10 @@ class DataServiceProvider(DownloadServer):
         Raises:
             SignatureError, TaskError: it is not from whom it says, or from a stranger.
         """
-        card = self.task.roster.participant(statement.header.sender)
-        statement.verify(card.signing_key)
+        header = statement.header
+        statement.verify(self.task.roster.participant(header.sender).signing_key)
+        if (header.version, header.chain) == (self.version, self._ledger.chain):
+            self._statements.add(statement)
 
     def pass_on(
         self, verdict: Envelope[Verdict], statement: bytes
@@ -239,6 +274,7 @@ class DataServiceProvider(DownloadServer):
         self._ledger.release(proposal, header.commitment)
         self._shelf.release(proposal, release, total)
         self._tidy_ledger()
+        self._statements.forget({self.version})
 
     def _checked(self, header: Release) -> Proposal:
         proposal = self._ledger.check(
@@ -278,6 +314,10 @@ class DataServiceProvider(DownloadServer):
         forwarded = () if stored is None else self._cipher.forward(stored.total)
         return seal(deposit, self._secret.signing, forwarded)
 
+    def _mark(self, error: HREError, upload: bytes) -> None:
+        """Have an error say that it is the last word about an upload."""
+        error.upload, error.version = upload, self.version
+
     def _ack(self, entry: Entry) -> Envelope[Ack]:
         ack = Ack(
             cfg=self.task.cfg,
@@ -304,4 +344,5 @@ class DataServiceProvider(DownloadServer):
             releases=self._shelf.release_states(),
             fetched=dict(self._shelf.fetched),
             evidence=self._evidence.encoded(),
+            lists=dict(self._shelf.lists),
         )

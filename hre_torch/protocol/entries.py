@@ -24,6 +24,7 @@ class Entry(msgspec.Struct):
     Attributes:
         state_digests: as in its header; empty once a list has consumed the upload.
         version: the release or expiry that consumed it, else 0.
+        voids: as in its header; empty once the upload is accepted.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Entry(msgspec.Struct):
     digest: bytes
     status: Status = "pending"
     version: int = 0
+    voids: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, header: Upload, digest: bytes) -> Entry:
@@ -43,6 +45,7 @@ class Entry(msgspec.Struct):
             header.base_version,
             header.state_digests,
             digest,
+            voids=header.voids,
         )
 
     def models(self) -> Iterator[tuple[int, bytes]]:

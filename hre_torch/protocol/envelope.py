@@ -92,18 +92,32 @@ class Refusal(Header, frozen=True, kw_only=True, tag="refusal"):
         message: its message.
         about: SHA-256 of the bytes that are refused, as they arrived, where they came
             over a network: whoever sent other bytes knows to send them again.
+        upload: digest of the upload that is refused for good: a list that names it and
+            is signed later convicts whoever refused it. Empty in any other refusal,
+            which is no last word.
+        version: newest release of whoever refuses the upload.
+        release: signed list that rules the upload out, encoded; empty if none does.
     """
 
     error: Name
     message: Annotated[str, msgspec.Meta(max_length=_MOST_COMPLAINT)]
     about: Annotated[bytes, msgspec.Meta(max_length=DIGEST_BYTES)] = b""
+    upload: Annotated[bytes, msgspec.Meta(max_length=DIGEST_BYTES)] = b""
+    version: Number = 0
+    release: bytes = b""
 
     def exception(self) -> HREError:
         """Return the exception that this refusal stands for."""
         kind = getattr(errors, self.error, None)
         if isinstance(kind, type) and issubclass(kind, HREError):
-            return kind(self.message)
-        return ProtocolError(f"{self.sender} refused with {self.error}: {self.message}")
+            error: HREError = kind(self.message)
+        else:
+            error = ProtocolError(
+                f"{self.sender} refused with {self.error}: {self.message}"
+            )
+        error.upload, error.version = self.upload, self.version
+        error.release = self.release
+        return error
 
 
 H = TypeVar("H", bound=Header)
@@ -201,13 +215,13 @@ def decode(
     return Envelope(header, header_bytes, _parts(body, header), proof, signature)
 
 
-def decode_head(data: bytes, kind: type[H], *, cfg: bytes) -> Envelope[H]:
+def decode_head(data: bytes, kind: type[H], *, cfg: bytes | None) -> Envelope[H]:
     """Parse a message up to its signature, before its body has even arrived.
 
     Args:
         data: the first octets of the message, signature included and nothing after it.
         kind: the header class that is expected.
-        cfg: task that the message must belong to.
+        cfg: task that the message must belong to; None accepts any.
 
     Raises:
         MessageError: not the head of a message of that kind.
@@ -280,5 +294,8 @@ def refuse(
         error=type(error).__name__,
         message=str(error)[:_MOST_COMPLAINT],
         about=about,
+        upload=error.upload,
+        version=error.version,
+        release=error.release,
     )
     return seal(header, key).encode()

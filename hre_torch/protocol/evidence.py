@@ -4,33 +4,45 @@ An honest participant seals one upload per sequence number, an honest KTS signs 
 release per version. Two signed headers that share the number and differ convict their
 sender before anybody who has the roster: no third party, no trust in the accuser.
 
-A participant that goes on from an old copy of its state convicts itself as well: to the
-others it cannot be told from one that cheats.
+An honest DSP orders no release of an upload that it has refused for good. Its signed
+refusal and a signed list that names the upload convict it. It acknowledges what a list
+of the last S releases names whenever that comes again, so that a list need not even be
+newer than the refusal; one that is older may be forgotten, and proves nothing.
+
+A participant or a DSP that goes on from an old copy of its state convicts itself as
+well: to the others it cannot be told from one that cheats.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from hre_torch.errors import EquivocationError, MessageError, WrongTaskError
-from hre_torch.protocol.envelope import Envelope, Name, parse_header
+from hre_torch.protocol.envelope import (
+    Envelope,
+    Name,
+    Refusal,
+    decode,
+    parse_header,
+)
 from hre_torch.protocol.journal import Journal
-from hre_torch.protocol.messages import Release, Upload
+from hre_torch.protocol.messages import Listed, Release, Upload
 from hre_torch.protocol.requests import Witness
-from hre_torch.protocol.roster import KeyCard
+from hre_torch.protocol.roster import KEY_TRANSFORM, KeyCard
 from hre_torch.protocol.task import Task
 
-__all__ = ["Evidence", "EvidenceBox", "check_evidence", "decode_evidence"]
+__all__ = ["Evidence", "EvidenceBox", "check_evidence", "decode_evidence", "refuted"]
 
 
 class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Two signed headers of one sender that no honest sender signs both.
+    """Two signed headers that do not go together if the accused is honest.
 
     Attributes:
-        accused: who signed them.
+        accused: who signed them, or the first: the second is a release then.
         first: one of them, as it was received.
         second: the other.
     """
@@ -41,7 +53,7 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def of(cls, first: Envelope[Any], second: Envelope[Any]) -> Evidence:
-        """Return the evidence that two messages of one sender are."""
+        """Return the evidence that two messages are, against the first one's sender."""
         headers = (
             Witness(each.header_bytes, each.proof, each.signature)
             for each in (first, second)
@@ -76,14 +88,15 @@ def check_evidence(evidence: Evidence, task: Task) -> str:
 
     Raises:
         TaskError: the roster does not know the accused.
-        SignatureError: the accused did not sign both headers.
+        SignatureError: a header is not signed by whom it names.
         MessageError: the headers are malformed, or an honest sender may sign both.
         WrongTaskError: they are of another task.
     """
-    first, second = (
-        _signed(each, evidence.accused, task)
-        for each in (evidence.first, evidence.second)
-    )
+    first = _signed(evidence.first, evidence.accused, task)
+    if isinstance(first.header, Refusal):
+        release = _signed(evidence.second, KEY_TRANSFORM, task).header
+        return _broken_refusal(first.header, release, task)
+    second = _signed(evidence.second, evidence.accused, task)
     if type(first.header) is not type(second.header) or _number(first) != _number(
         second
     ):
@@ -94,6 +107,28 @@ def check_evidence(evidence: Evidence, task: Task) -> str:
     if first.digest == second.digest:
         raise MessageError("the two headers are the same: that proves nothing")
     return _charge(first)
+
+
+def refuted(
+    refusal: Witness, listed: Listed, lists: Iterable[bytes], task: Task
+) -> Evidence | None:
+    """Return the evidence that one of some lists breaks a refusal, if one does.
+
+    Args:
+        refusal: the DSP's signed refusal of an upload.
+        listed: how the list names that upload.
+        lists: signed lists, encoded.
+        task: the task.
+    """
+    for data in lists:
+        release = decode(data, Release, cfg=task.cfg, max_bytes=0)
+        if listed in release.header.uploads:
+            word = Witness(release.header_bytes, release.proof, release.signature)
+            evidence = Evidence(task.roster.data_service.name, refusal, word)
+            with suppress(MessageError):
+                check_evidence(evidence, task)
+                return evidence
+    return None
 
 
 class EvidenceBox:
@@ -141,13 +176,39 @@ class EvidenceBox:
         )
 
 
-def _signed(each: Witness, accused: str, task: Task) -> Envelope[Upload | Release]:
+def _broken_refusal(
+    refusal: Refusal, release: Upload | Release | Refusal, task: Task
+) -> str:
+    """Return what a refusal and a release prove together.
+
+    Raises:
+        MessageError: an honest DSP may have signed the one and ordered the other.
+    """
+    if not isinstance(release, Release):
+        raise MessageError("the second header is no release; a refusal needs one")
+    listed = [item for item in release.uploads if item.digest == refusal.upload]
+    if not listed or release.version <= refusal.version - task.config.staleness_bound:
+        raise MessageError(
+            f"release {release.version} does not break the refusal that was signed at "
+            f"version {refusal.version}: an honest {refusal.sender!r} may sign it"
+        )
+    return (
+        f"{refusal.sender!r} has refused upload {listed[0].sequence} of "
+        f"{listed[0].name!r} for good, but release {release.version} contains it"
+    )
+
+
+def _signed(
+    each: Witness, accused: str, task: Task
+) -> Envelope[Upload | Release | Refusal]:
     """Return one header, once it is known to be the accused's.
 
     Raises:
         MessageError, WrongTaskError, TaskError, SignatureError: as `check_evidence`.
     """
-    header: Upload | Release = parse_header(each.header, Upload | Release)
+    header: Upload | Release | Refusal = parse_header(
+        each.header, Upload | Release | Refusal
+    )
     if header.cfg != task.cfg:
         raise WrongTaskError(
             f"the evidence is about task {header.cfg.hex()[:16]}, this is "
@@ -164,9 +225,11 @@ def _signed(each: Witness, accused: str, task: Task) -> Envelope[Upload | Releas
     return envelope
 
 
-def _card(header: Upload | Release, task: Task) -> KeyCard:
+def _card(header: Upload | Release | Refusal, task: Task) -> KeyCard:
     if isinstance(header, Upload):
         return task.roster.participant(header.sender)
+    if isinstance(header, Refusal):
+        return task.roster.data_service
     return task.roster.key_transform
 
 

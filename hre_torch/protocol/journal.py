@@ -46,11 +46,18 @@ class Journal:
         that finds an upload pending forwards it again and gets the same receipt.
         """
 
-    def withdrawn(self, upload: bytes) -> None:
-        """Take note that a pending upload is gone, since the other server refuses it.
+    def refused(self, name: str, sequence: int) -> None:
+        """Take note that a sequence number is used up, though no upload came in.
 
-        Its sequence number stays used. Its owner is told, and must not see it released
-        after a restart.
+        Its owner is told that this upload is refused for good, and must not see it
+        released after a restart.
+        """
+
+    def withdrawn(self, upload: bytes) -> None:
+        """Take note that an unreleased upload is gone.
+
+        The other server refuses it, or a later one voids it. Its sequence number stays
+        used. Its owner is told, and must not see it released after a restart.
         """
 
     def released(self, release: Envelope[Release], total: Parts) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any, Unpack
 
 from hre_torch.errors import (
@@ -77,19 +76,21 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
             SignatureError, TaskError: DSP or participant did not sign, or is unknown.
             MessageError: header or forwarded parts are malformed.
             ProofError, InvalidElementError: the forwarded parts do not verify.
-            EquivocationError, StaleUploadError, BackPressure: see `Ledger.enter`.
+            EquivocationError, SpentUpdateError, StaleUploadError, BackPressure: see
+                `Ledger.check_entry`.
         """
         deposit.verify(self.task.roster.data_service.signing_key)
         upload = self._upload(deposit.header)
         header = upload.header
         self._compare_with_earlier(upload)
         entry = Entry.of(header, upload.digest)
-        self._ledger.check_entry(entry)
+        self._check_entry(entry)
         if self._ledger.find(upload.digest) is None:
             self._check_forwarded(deposit.header, header)
             body = Body(deposit.parts, upload.header_bytes, upload.proof)
             with self._observe("log"):
                 total = self._cipher.load(body)
+            self._strike(entry)
             self._ledger.enter(entry)
             self._shelf.put(entry, upload, deposit.parts, total)
             self._ledger.accept(upload.digest)
@@ -139,22 +140,6 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
     def verdicts(self) -> tuple[Envelope[Verdict], ...]:
         """Verdicts on releases about which somebody may still ask, oldest first."""
         return self._statements.verdicts()
-
-    def settled(self) -> tuple[int, bytes]:
-        """Return the newest version whose model c + 1 identities name, and the digest.
-
-        Here statements count as well, which settle the last version of a task, upon
-        which nobody uploads.
-        """
-        version, digest = self._ledger.settled()
-        for later in self._statements.versions():
-            if later <= version:
-                break
-            named = self._statements.models(later) | self._ledger.models_of(later)
-            for common, count in Counter(named.values()).most_common(1):
-                if count > self.task.config.assumed_colluders:
-                    return later, common
-        return version, digest
 
     def declare(self, statement: Envelope[Statement]) -> Envelope[Verdict]:
         """Log what a participant states about a release; say where statements stand.
@@ -249,6 +234,7 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
             releases=self._shelf.release_states(),
             fetched=dict(self._shelf.fetched),
             evidence=self._evidence.encoded(),
+            lists=dict(self._shelf.lists),
             newest_release=None if self._newest is None else self._newest.encode(),
             statements=self._statements.encoded(),
             verdicts=tuple(verdict.encode() for verdict in self.verdicts),

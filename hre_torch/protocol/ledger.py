@@ -5,18 +5,25 @@ digest per (identity, sequence number), sequence numbers that only grow, at most
 unreleased uploads of one identity, releases of at least t distinct identities and at
 most K uploads, nothing released twice, nothing released that is older than S versions,
 and one common model per version under everything that is released.
+
+An upload may void numbers of its sender: the same values were sealed under them before.
+Once it is accepted, none of these can be in a list, and once one of them was, it is
+refused. So no values are ever in two lists, whatever a participant was told of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 from hre_torch.errors import (
     BackPressure,
     EquivocationError,
     MessageError,
     ReleaseError,
+    SpentUpdateError,
     StaleUploadError,
+    UsedNumberError,
 )
 from hre_torch.protocol.common_models import CommonModels, agreed
 from hre_torch.protocol.entries import (
@@ -81,6 +88,10 @@ class Ledger:
         """Return the digest of the upload with that number, if there is one."""
         return self._lines.named(name, sequence)
 
+    def names(self, version: int) -> bool:
+        """Return whether there is still a line of what the list of a version names."""
+        return self._lines.consumed_by(version)
+
     def unreleased(self) -> list[Entry]:
         """Return uploads neither released nor expired, oldest first."""
         return list(self._lines.waiting())
@@ -114,9 +125,11 @@ class Ledger:
 
         Raises:
             ReleaseError: the identity is not in the roster.
-            MessageError: it names more models than an upload may, or part of one.
-            EquivocationError: the sequence number carries another upload already, or
-                lies before the newest one.
+            MessageError: it names more models than an upload may, or part of one, or
+                voids numbers that it cannot.
+            EquivocationError: the sequence number carries another upload already.
+            UsedNumberError: it lies before the newest one.
+            SpentUpdateError: a number that it voids was released.
             StaleUploadError: it is based on weights older than S versions, newer than
                 any release, or other than those that have been released.
             BackPressure: the identity has Q unreleased uploads already.
@@ -124,12 +137,15 @@ class Ledger:
         if self._lines.find(entry.digest) is not None:
             return
         self._check_unused(entry.name, entry.sequence)
+        self._check_voids(entry)
         # Before the order of numbers: what was dropped because it is too old and comes
         # again is still just that.
         self._check_base(entry)
         self._check_models(entry)
         self._check_order(entry.name, entry.sequence)
-        waiting = self.waiting(entry.name)
+        # What it voids makes room for it, once the other server has it as well.
+        freed = [e for e in self._voided(entry) if e.status == "accepted"]
+        waiting = self.waiting(entry.name) - len(freed)
         if waiting >= self._config.pending_limit:
             raise BackPressure(
                 f"{entry.name!r} has {waiting} unreleased uploads, the task allows "
@@ -141,8 +157,7 @@ class Ledger:
         """Log a new upload as pending; the same upload again returns its entry.
 
         Raises:
-            MessageError, EquivocationError, StaleUploadError, BackPressure: as
-                `check_entry`.
+            ProtocolError: as `check_entry`.
         """
         self.check_entry(entry)
         known = self._lines.find(entry.digest)
@@ -151,6 +166,23 @@ class Ledger:
         self._lines.enter(entry)
         self._newest[entry.name] = entry.sequence
         return entry
+
+    def use(self, name: str, sequence: int) -> bool:
+        """Use up a number under which an upload was refused; False if it was used."""
+        if sequence <= self._newest[name]:
+            return False
+        self._newest[name] = sequence
+        return True
+
+    def strike(self, entry: Entry) -> list[Entry]:
+        """Drop the waiting uploads that an upload voids, and return them.
+
+        Those that never came here cannot come later: their numbers lie before its own.
+        """
+        struck = self._voided(entry)
+        for each in struck:
+            self._lines.withdraw(each)
+        return struck
 
     def withdraw(self, digest: bytes) -> None:
         """Drop a pending upload that the other server refuses to log.
@@ -188,11 +220,21 @@ class Ledger:
 
         None while fewer than t distinct identities have an accepted upload that can
         still be released. Uploads that disagree with most about the model of a version
-        are passed over; once that model is settled, they expire.
+        are passed over; once that model is settled, they expire. What a pending upload
+        voids is passed over, too.
         """
         if self._lines.ready() < self._config.min_contributions:
             return None
-        accepted = [e for e in self._lines.waiting() if e.status == "accepted"]
+        waiting = list(self._lines.waiting())
+        voided = {
+            void.digest
+            for entry in waiting
+            if entry.status == "pending"
+            for void in self._voided(entry)
+        }
+        accepted = [
+            e for e in waiting if e.status == "accepted" and e.digest not in voided
+        ]
         expired = tuple(entry for entry in accepted if self._lost(entry))
         lost = {entry.digest for entry in expired}
         fresh = [entry for entry in accepted if entry.digest not in lost]
@@ -307,6 +349,42 @@ class Ledger:
         too_old = self.version - entry.base_version > self._config.staleness_bound
         return too_old or not self._models.admits(entry)
 
+    def _voided(self, entry: Entry) -> list[Entry]:
+        """Return the lines that an upload voids and no list has consumed."""
+        digests = [self._lines.named(entry.name, number) for number in entry.voids]
+        lines = [self._lines.find(digest) for digest in digests if digest is not None]
+        return [line for line in lines if line is not None and line.version == 0]
+
+    def _check_voids(self, entry: Entry) -> None:
+        """Check that the numbers that an upload voids are earlier ones, not released.
+
+        An honest owner has opened every list up to the version that the upload is based
+        on, and found none of these numbers there; the lines of later lists are all
+        kept. S numbers are enough for it: see `PendingUpdates`.
+        """
+        numbers, most = entry.voids, self._config.staleness_bound
+        rising = all(a < b for a, b in pairwise(numbers))
+        if numbers and not (rising and numbers[-1] < entry.sequence):
+            raise MessageError(
+                f"upload {entry.sequence} of {entry.name!r} voids {list(numbers)[:9]}, "
+                "which must be earlier numbers, each once and in order"
+            )
+        if len(numbers) > most:
+            raise MessageError(
+                f"upload {entry.sequence} of {entry.name!r} voids {len(numbers)} "
+                f"numbers, at most S = {most} are allowed"
+            )
+        for number in numbers:
+            digest = self._lines.named(entry.name, number)
+            line = None if digest is None else self._lines.find(digest)
+            if line is not None and line.status == "released":
+                error = SpentUpdateError(
+                    f"upload {entry.sequence} of {entry.name!r} voids number {number}, "
+                    f"but release {line.version} contains it; pull that release"
+                )
+                error.listed = line.version
+                raise error
+
     def _check_unused(self, name: str, sequence: int) -> None:
         if name not in self._newest:
             raise ReleaseError(f"{name!r} is not in the roster of this task")
@@ -335,7 +413,7 @@ class Ledger:
 
     def _check_order(self, name: str, sequence: int) -> None:
         if sequence <= self._newest[name]:
-            raise EquivocationError(
+            raise UsedNumberError(
                 f"sequence number {sequence} of {name!r} lies before its newest, "
                 f"{self._newest[name]}; continue with {self._newest[name] + 1}"
             )

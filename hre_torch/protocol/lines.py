@@ -54,6 +54,10 @@ class Lines:
         """Yield what no list has consumed, oldest first."""
         return iter(self._waiting.values())
 
+    def consumed_by(self, version: int) -> bool:
+        """Return whether there is still a line that the list of a version consumed."""
+        return any(entry.version == version for entry in self._entries.values())
+
     def unreleased(self, name: str) -> int:
         """Return how many uploads of one identity wait."""
         return self._unreleased[name]
@@ -70,7 +74,7 @@ class Lines:
     def accept(self, entry: Entry) -> None:
         """Mark a waiting upload as accepted by both servers."""
         if entry.status == "pending":
-            entry.status = "accepted"
+            entry.status, entry.voids = "accepted", ()
             self._accepted[entry.name] += 1
 
     def withdraw(self, entry: Entry) -> None:

@@ -6,9 +6,6 @@ import contextlib
 from collections.abc import Iterator
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from hre_torch.observer import Observer
 
 __all__ = ["LocalWeights", "followed"]
@@ -26,13 +23,6 @@ class LocalWeights(Protocol):
 
     def show(self) -> None:
         """Show the new weights in use, with what training changed on top."""
-
-    def take_back(self, update: npt.NDArray[np.float64]) -> None:
-        """Count an update as what training changed: the weights in use lost it.
-
-        Args:
-            update: shape `(n_values,)`.
-        """
 
 
 @contextlib.contextmanager

@@ -63,11 +63,14 @@ class Upload(Header, frozen=True, kw_only=True, tag="upload"):
         state_digests: what the sender says of its released weights at `base_version`
             and, before it, at those versions that it opened one after another; oldest
             first, at most S + 1 of them.
+        voids: numbers under which the same values were sealed before, and refused,
+            rising: once this upload is accepted, no list may contain any of them.
     """
 
     sequence: Number
     base_version: Number
     state_digests: DigestRun
+    voids: tuple[Number, ...] = ()
 
 
 class Deposit(Header, frozen=True, kw_only=True, tag="deposit"):

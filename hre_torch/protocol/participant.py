@@ -52,6 +52,7 @@ class Opened:
         uploads: the uploads it sums.
         expired: uploads that were dropped because they were too old.
         weight: sum of the uploads' weights; 0 where they have none.
+        signed: the KTS's signed lists, encoded.
     """
 
     first: int
@@ -61,6 +62,7 @@ class Opened:
     uploads: tuple[Listed, ...]
     expired: tuple[Listed, ...]
     weight: int = 0
+    signed: tuple[bytes, ...] = ()
 
     @property
     def count(self) -> int:
@@ -74,12 +76,12 @@ class Held:
 
     Attributes:
         release: its signed list, checked.
-        newest: newest release that the DSP has.
+        download: with what it came.
         reason: what is wrong with its content.
     """
 
     release: Release
-    newest: int
+    download: Download
     reason: str
 
 
@@ -192,7 +194,7 @@ class LearningParticipant:
                 f"is given up once {colluders + 2} reject it and at most {colluders} "
                 "opened it. Nothing was consumed, ask again"
             )
-        return self._consumed([release], self.held.newest, None, 0)
+        return self._consumed([release], self.held.download, None, 0)
 
     def rebase(self, version: int, chain: bytes) -> None:
         """Go on after a release that this participant has not opened itself."""
@@ -201,7 +203,11 @@ class LearningParticipant:
         self.held = None
 
     def seal(
-        self, values: Integers, base_version: int, digests: bytes
+        self,
+        values: Integers,
+        base_version: int,
+        digests: bytes,
+        voids: tuple[int, ...] = (),
     ) -> Envelope[Upload]:
         """Return a signed, encrypted upload.
 
@@ -211,6 +217,7 @@ class LearningParticipant:
             base_version: release on which the update was computed.
             digests: what there is to say of the released weights at that version and
                 at those before it; see `ReleasedWeights`.
+            voids: numbers under which the same values were sealed before, rising.
 
         Raises:
             TaskError: wrong shape or dtype, or no weight where there must be one.
@@ -223,6 +230,7 @@ class LearningParticipant:
             sequence=self._state.sequence,
             base_version=base_version,
             state_digests=digests,
+            voids=voids,
         )
         body = self._cipher.encrypt(values)
         envelope = seal(header, self._secret.signing, body.parts, prove=body.prove)
@@ -252,12 +260,12 @@ class LearningParticipant:
             raise TransformError(f"{error}; nothing was consumed, ask again") from error
         releases = self._checked_releases(download)
         values, weight = self._decrypt(download, releases)
-        return self._consumed(releases, download.header.version, values, weight)
+        return self._consumed(releases, download.header, values, weight)
 
     def _consumed(
         self,
         releases: list[Release],
-        newest: int,
+        download: Download,
         values: Integers | None,
         weight: int,
     ) -> Opened:
@@ -267,11 +275,12 @@ class LearningParticipant:
         return Opened(
             first=releases[0].version,
             last=releases[-1].version,
-            newest=newest,
+            newest=download.version,
             values=values,
             uploads=tuple(item for each in releases for item in each.uploads),
             expired=tuple(item for each in releases for item in each.expired),
             weight=weight,
+            signed=download.releases,
         )
 
     def _check_values(self, values: Integers) -> None:
@@ -368,8 +377,7 @@ class LearningParticipant:
                 ) from error
             if not self._judged:
                 return None, 0
-            newest = download.header.version
-            self.held = Held(releases[0], newest, str(error))
+            self.held = Held(releases[0], download.header, str(error))
             raise SpoiledReleaseError(
                 f"release {releases[0].version} does not open ({error}); it is given "
                 "up only if enough others say so too. Nothing was consumed, ask again"

@@ -1,34 +1,39 @@
 """The half of a session that pushes: own updates from sealing to release.
 
 An update counts from when it is sealed: whether the DSP has acknowledged it changes no
-weight. One that is refused for now waits for newer weights and is sealed anew, under a
-new number; one that is refused for good goes back to what trains on the session.
+weight. Until the DSP has said its last word, the identical octets are sent again. One
+that is refused stays here as well, and is sealed anew, under a new number, which voids
+those before: the DSP may have lied, and the same values must not be in two lists.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from hre_torch.errors import (
-    AggregatorError,
     BackPressure,
-    HREError,
+    SpentUpdateError,
     StaleUploadError,
+    UsedNumberError,
 )
 from hre_torch.observer import Observer
 from hre_torch.protocol.aggregator import Aggregator
-from hre_torch.protocol.answers import read_acknowledgement
+from hre_torch.protocol.answers import read_decision, ruling_release
 from hre_torch.protocol.ciphers import Integers
-from hre_torch.protocol.envelope import Envelope
+from hre_torch.protocol.envelope import Envelope, Refusal
 from hre_torch.protocol.local_weights import LocalWeights
-from hre_torch.protocol.messages import Upload
+from hre_torch.protocol.messages import Ack, Upload
 from hre_torch.protocol.participant import LearningParticipant
-from hre_torch.protocol.pending import PendingUpdates
+from hre_torch.protocol.pending import AT_ONCE, Attempt, PendingUpdates
 from hre_torch.protocol.released import ReleasedWeights
 from hre_torch.protocol.session_state import Statistics
 from hre_torch.protocol.task import Task
 
 __all__ = ["Pushing"]
+
+_FOR_NOW: Final = (BackPressure, SpentUpdateError, StaleUploadError, UsedNumberError)
+"""Refusals of one upload, not of what is in it: sealed anew, it may be accepted."""
 
 
 class Pushing:
@@ -94,10 +99,10 @@ class Pushing:
             The upload's sequence number.
 
         Raises:
-            BackPressure: Q own uploads wait already; nothing was sent or kept.
-            StaleUploadError: the weights known here are too old; nothing was kept.
+            BackPressure: Q own updates wait already; nothing was sent or kept.
             AggregatorError: no answer came; the sealed bytes are kept and sent again.
-            HREError: the DSP refused this update or an earlier one; see `resend`.
+            HREError: the DSP refused this update or an earlier one; see `resend`. If
+                this one was sealed (`sequence` is greater than before), it is kept.
         """
         self.resend()
         limit = self.task.config.pending_limit
@@ -107,78 +112,55 @@ class Pushing:
                 f"the task allows {limit}: pull to learn what was released, or keep "
                 "accumulating locally"
             )
-        upload, data = self._seal(values)
-        self._unsent = (upload, data)
-        try:
-            self._submit()
-        except AggregatorError:
-            raise
-        except HREError:
-            del self._pending[upload.header.sequence]
-            raise
+        upload, _ = self._unsent = self._seal(values)
+        self._submit()
         return upload.header.sequence
 
     def resend(self) -> None:
-        """Submit what an `AggregatorError` kept from being acknowledged, if anything.
+        """Submit what the DSP has not said its last word about, if anything.
 
         Raises:
             AggregatorError: the DSP still cannot be reached, or what came back is not
                 its answer to these bytes; they are kept.
-            HREError: the DSP refused them; what is attached has the update back.
+            HREError: the DSP refuses them, and not because they are too old, too many
+                or under a used number. They are kept, and sent or sealed again.
         """
-        if self._unsent is None:
-            return
-        sequence = self._unsent[0].header.sequence
-        try:
-            self._submit()
-        except AggregatorError:
-            raise
-        except HREError:
-            self._give_back(sequence)
-            raise
+        self._submit()
 
-    def _seal(self, values: Integers) -> tuple[Envelope[Upload], bytes]:
+    def _seal(
+        self, values: Integers, attempts: tuple[Attempt, ...] = ()
+    ) -> tuple[Envelope[Upload], bytes]:
         """Return an upload without its words, and all of its octets."""
         with self.observe("encrypt"):
             upload = self._participant.seal(
-                values, self._participant.version, self._model.run
+                values,
+                self._participant.version,
+                self._model.run,
+                tuple(attempt.sequence for attempt in attempts),
             )
             data = upload.encode()
-        self._pending[upload.header.sequence] = self._pending.narrow(values)
+        self._pending.enter(upload.header.sequence, values, attempts)
         # Its words are in `data` now, and need not be in memory twice.
         return replace(upload, parts=()), data
 
     def _seal_refused(self) -> None:
-        """Seal anew what was refused for now, where a newer version is known by now."""
-        while self._unsent is None:
-            values = self._pending.take_due(self._participant.version)
-            if values is None:
-                return
-            upload, _ = self._unsent = self._seal(values)
-            try:
+        """Seal anew what was refused and is due by now."""
+        if self._unsent is not None:
+            return
+        due = self._pending.take_due(self._participant.version)
+        try:
+            while due:
+                update = due.pop(0)
+                self._unsent = self._seal(update.values, update.attempts)
                 self._submit()
-            except AggregatorError:
-                raise
-            except (StaleUploadError, BackPressure):
-                header = upload.header
-                self._pending.refuse(header.sequence, header.base_version)
-            except HREError:
-                self._give_back(upload.header.sequence)
-                raise
-
-    def _give_back(self, sequence: int) -> None:
-        """Drop an update that was refused for good; what is attached has it again."""
-        values = self._pending.pop(sequence, None)
-        if values is not None and self._attached is not None:
-            own = self._pending.own(values)
-            self._attached.take_back(self.task.fixed_point.to_float(own))
+        finally:
+            self._pending.refused += due
 
     def _submit(self) -> None:
-        """Submit what is sealed and not acknowledged.
+        """Submit what is sealed and has had no last word.
 
         Raises:
-            AggregatorError: no answer came; it is kept.
-            HREError: it was refused, and will not be sent again.
+            AggregatorError, HREError: see `resend`.
         """
         if self._unsent is None:
             return
@@ -186,20 +168,29 @@ class Pushing:
         with self.observe("submit"):
             reply = self._aggregator.submit(data)
         self.statistics.bytes_up += len(data)
-        try:
-            ack = read_acknowledgement(reply, upload, data, self.task)
-        except HREError as error:
-            if not isinstance(error, AggregatorError):
-                self._unsent = None
-            raise
+        decision = read_decision(reply, upload, data, self.task)
         self._unsent = None
-        self.latest_version = max(self.latest_version, ack.version)
-        self.statistics.pushes += 1
+        self._note(upload, decision)
 
-    def _drop(self, sequence: int) -> None:
-        # What is not pending here is no loss: it has arrived with the sum. It may wait
-        # for its acknowledgement still, which would only come too late now.
-        self._pending.pop(sequence, None)
-        if self._unsent is not None and self._unsent[0].header.sequence == sequence:
-            self._unsent = None
+    def _note(
+        self, upload: Envelope[Upload], decision: Envelope[Ack] | Envelope[Refusal]
+    ) -> None:
+        """Take note of the DSP's last word about an upload.
+
+        Raises:
+            HREError: it is a refusal of what is in the upload.
+        """
+        header = decision.header
+        self.latest_version = max(self.latest_version, header.version)
+        if isinstance(header, Ack):
             self.statistics.pushes += 1
+            return
+        error, after = header.exception(), AT_ONCE
+        if isinstance(error, StaleUploadError | BackPressure):
+            after = upload.header.base_version
+        elif isinstance(error, SpentUpdateError):
+            # With that release the update goes, whatever the DSP says of it.
+            after = ruling_release(header, upload.header, self.task).version - 1
+        self._pending.refuse(Attempt.of(upload.header, decision), after)
+        if not isinstance(error, _FOR_NOW):
+            raise error

@@ -75,12 +75,12 @@ class ReleasedWeights:
         before = self.run if releases == 1 else b""
         self.run = (before + digest)[-self._longest :]
 
-    def replace(self, values: npt.NDArray[np.int64], digest: bytes) -> None:
+    def replace(self, values: npt.NDArray[np.int64], run: bytes) -> None:
         """Go on from the weights of a newer version, as others vouch for them.
 
         Args:
             values: int64 at scale 2^f, shape `(n_values,)`; copied.
-            digest: what headers say of them.
+            run: what headers say of them, and of those before, as far as is known.
         """
         self.values = values.copy()
-        self.run = digest
+        self.run = run

@@ -7,7 +7,12 @@ memory, or comes late, must learn where the task stands before it can take part.
 StatusRequest     participant -> DSP    where does the task stand, and where do I?
 Status            DSP -> participant    version, and the next free sequence number
 Fetch             participant -> DSP    what follows this release?
+TaskRequest       participant -> DSP    which task do you serve? (of whatever task)
+TaskReply         DSP -> participant    the roster, signed by its operator
 SnapshotRequest   participant -> all    I come late: seal the released weights for me
+WantedRequest     participant -> DSP    who asks for a snapshot?
+Wanted            DSP -> participant    all who do, and what they have been sent
+Voucher           participant -> it     what I say of the released weights
 Snapshot          participant -> it     the released weights, sealed
 SnapshotQuery     participant -> DSP    has anybody sealed a snapshot for me?
 SnapshotReply     DSP -> participant    the snapshot, and who has signed its hash
@@ -17,9 +22,11 @@ from __future__ import annotations
 
 import msgspec
 
-from hre_torch.protocol.envelope import Header
+from hre_torch.protocol.envelope import Header, Name, Number
+from hre_torch.protocol.messages import DigestRun
 
 __all__ = [
+    "Asked",
     "Fetch",
     "Request",
     "Snapshot",
@@ -28,6 +35,11 @@ __all__ = [
     "SnapshotRequest",
     "Status",
     "StatusRequest",
+    "TaskReply",
+    "TaskRequest",
+    "Voucher",
+    "Wanted",
+    "WantedRequest",
     "Witness",
 ]
 
@@ -77,6 +89,17 @@ class Fetch(Request, frozen=True, kw_only=True, tag="fetch"):
     opened: int | None = None
 
 
+class TaskRequest(Request, frozen=True, kw_only=True, tag="task_request"):
+    """Ask a DSP what it serves, which may be another task than the asker's `cfg`."""
+
+
+class TaskReply(Header, frozen=True, kw_only=True, tag="task_reply"):
+    """The signed roster file that the DSP serves, as the only part."""
+
+    recipient: Name
+    moment: int
+
+
 class SnapshotRequest(Request, frozen=True, kw_only=True, tag="snapshot_request"):
     """Ask the others for the released weights, sealed under a fresh X25519 key."""
 
@@ -105,6 +128,39 @@ class Snapshot(Header, frozen=True, kw_only=True, tag="snapshot"):
     public: bytes
 
 
+class WantedRequest(Request, frozen=True, kw_only=True, tag="wanted_request"):
+    """Ask the DSP who asks for a snapshot."""
+
+
+class Asked(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Somebody's encoded `SnapshotRequest`, and what answers it so far.
+
+    Attributes:
+        request: the request.
+        version: that of the snapshot so far.
+        state_digest: what that says of the weights; empty if there is none.
+    """
+
+    request: bytes
+    version: Number
+    state_digest: bytes
+
+
+class Wanted(Header, frozen=True, kw_only=True, tag="wanted"):
+    """Everybody else who asks for a snapshot."""
+
+    recipient: Name
+    moment: int
+    asked: tuple[Asked, ...]
+
+
+class Voucher(Header, frozen=True, kw_only=True, tag="voucher"):
+    """What its sender says of released weights, as it would in an `Upload`'s header."""
+
+    base_version: Number
+    state_digests: DigestRun
+
+
 class SnapshotQuery(Request, frozen=True, kw_only=True, tag="snapshot_query"):
     """Ask the DSP for a snapshot that answers one's request with that digest."""
 
@@ -112,7 +168,7 @@ class SnapshotQuery(Request, frozen=True, kw_only=True, tag="snapshot_query"):
 
 
 class Witness(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Header, proof and signature of an upload: its owner vouches for a state hash."""
+    """Header, proof and signature of an `Upload` or `Voucher`: its sender vouches."""
 
     header: bytes
     proof: bytes
@@ -120,7 +176,13 @@ class Witness(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 class SnapshotReply(Header, frozen=True, kw_only=True, tag="snapshot_reply"):
-    """An encoded `Snapshot` as the only part, and uploads based on its version."""
+    """An encoded `Snapshot` as the only part, if there is one, and who vouches.
+
+    Attributes:
+        recipient: who asked.
+        moment: of the query that this answers.
+        witnesses: the newest word of everybody who has named the snapshot's version.
+    """
 
     recipient: str
     moment: int

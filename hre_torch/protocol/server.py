@@ -5,15 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, Generic, TypedDict, TypeVar, Unpack
 
+from hre_torch.errors import SpentUpdateError
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.ciphers import DataServiceCipher, KeyTransformCipher
-from hre_torch.protocol.envelope import Envelope, decode
+from hre_torch.protocol.entries import Entry
+from hre_torch.protocol.envelope import Envelope, decode, seal
 from hre_torch.protocol.evidence import Evidence, EvidenceBox
+from hre_torch.protocol.heads import Count, LedgerHead
 from hre_torch.protocol.journal import Journal
 from hre_torch.protocol.ledger import Ledger
 from hre_torch.protocol.messages import Release, Upload
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.shelf import Shelf
+from hre_torch.protocol.statements import Statements
 from hre_torch.protocol.states import ServerState
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task
@@ -54,6 +58,8 @@ class Server(ABC, Generic[Cipher]):
             card of its roster.
     """
 
+    _statements: Statements
+
     def __init__(
         self,
         task: Task,
@@ -91,9 +97,28 @@ class Server(ABC, Generic[Cipher]):
     def settled(self) -> tuple[int, bytes]:
         """Return the newest version whose model c + 1 identities name, and the digest.
 
-        At the start that is version 0. See `CommonModels`.
+        At the start that is version 0. See `CommonModels`. Statements count as well,
+        which settle the last version of a task, upon which nobody uploads.
         """
-        return self._ledger.settled()
+        return self._statements.settled(self._ledger)
+
+    def head(self) -> Envelope[LedgerHead]:
+        """Return where the ledger stands, signed."""
+        ledger = self._ledger
+        settled_version, settled_digest = self.settled()
+        head = LedgerHead(
+            cfg=self.task.cfg,
+            sender=self._secret.name,
+            version=ledger.version,
+            chain=ledger.chain,
+            counts=tuple(
+                Count(name, ledger.next_sequence(name), ledger.waiting(name))
+                for name in self.task.roster.names
+            ),
+            settled_version=settled_version,
+            settled_digest=settled_digest,
+        )
+        return seal(head, self._secret.signing)
 
     @property
     def evidence(self) -> tuple[Evidence, ...]:
@@ -106,11 +131,27 @@ class Server(ABC, Generic[Cipher]):
         earlier = self._ledger.named(header.sender, header.sequence)
         self._evidence.compare(self._shelf.signed(earlier), upload)
 
+    def _check_entry(self, entry: Entry) -> None:
+        """Check whether the ledger lets an upload in: see `Ledger.check_entry`."""
+        try:
+            self._ledger.check_entry(entry)
+        except SpentUpdateError as error:
+            error.release = self._shelf.lists.get(error.listed, b"")
+            raise
+
+    def _strike(self, entry: Entry) -> None:
+        """Drop what an upload voids, now that both servers have that upload."""
+        for struck in self._ledger.strike(entry):
+            self._shelf.drop(struck.digest)
+
     def _tidy_ledger(self) -> None:
         """Let go of what nobody will ask about any more, after a release."""
         forgotten = self._ledger.forget(self._shelf.fetched)
         if forgotten:
             self._journal.outlived(forgotten)
+        for version in {entry.version for entry in forgotten}:
+            if not self._ledger.names(version):
+                self._shelf.lists.pop(version, None)
         self._journal.named(*self._ledger.changed_models())
 
     def _release(self, encoded: bytes) -> Envelope[Release]:

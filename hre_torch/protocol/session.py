@@ -23,6 +23,7 @@ import numpy.typing as npt
 from hre_torch.encoding.fixed_point import FixedPoint
 from hre_torch.errors import (
     AggregatorError,
+    EquivocationWarning,
     ReleaseRejectedError,
     SpoiledReleaseError,
     SpoiledReleaseWarning,
@@ -30,10 +31,16 @@ from hre_torch.errors import (
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.aggregator import Aggregator
 from hre_torch.protocol.disputes import Disputes
+from hre_torch.protocol.evidence import (
+    Evidence,
+    check_evidence,
+    decode_evidence,
+    refuted,
+)
 from hre_torch.protocol.local_weights import followed
-from hre_torch.protocol.messages import Verdict
+from hre_torch.protocol.messages import Listed, Verdict
 from hre_torch.protocol.participant import LearningParticipant, Opened
-from hre_torch.protocol.pending import PendingUpdates
+from hre_torch.protocol.pending import Attempt, PendingUpdates
 from hre_torch.protocol.pushing import Pushing
 from hre_torch.protocol.released import ReleasedWeights
 from hre_torch.protocol.roster import Secret
@@ -93,13 +100,15 @@ class Session(Pushing):
             task, secret, workers or Workers(), state.participant if state else None
         )
         self._pending = (
-            PendingUpdates(task, state.pending, state.refused)
+            PendingUpdates(task, state.pending, state.refused, state.attempts)
             if state
             else PendingUpdates(task)
         )
         self._disputes = Disputes(
             self._participant, lambda statement: self._aggregator.declare(statement)
         )
+        self._evidence = list(state.evidence) if state else []
+        self._charges: list[str] = []
         self._unsent = None
         self._attached = None
         self.closed = False
@@ -136,6 +145,11 @@ class Session(Pushing):
     def model_digest(self) -> bytes:
         """What upload headers say of the released weights at this version."""
         return self._model.digest
+
+    @property
+    def state_digests(self) -> bytes:
+        """What they say of this version and those before it; see `Upload`."""
+        return self._model.run
 
     @property
     def previous_digest(self) -> bytes:
@@ -182,6 +196,11 @@ class Session(Pushing):
             "participant trains a model of its own through a session of its own: in "
             "turn, in a thread or in a process."
         )
+
+    @property
+    def evidence(self) -> tuple[Evidence, ...]:
+        """Proof that the DSP has broken its word, which anybody can check."""
+        return tuple(map(decode_evidence, self._evidence))
 
     def released(self, piece: slice = slice(None)) -> npt.NDArray[np.int64]:
         """Return a copy of the released weights, or of a piece of them.
@@ -235,6 +254,7 @@ class Session(Pushing):
         for each in opened:
             if each.values is None:
                 self._tell_rejection(each)
+        self._tell_charges()
         return opened
 
     def others_may_push(self) -> bool:
@@ -272,23 +292,26 @@ class Session(Pushing):
         self,
         version: int,
         chain: bytes,
-        model_digest: bytes,
+        state_digests: bytes,
         released: npt.NDArray[np.int64],
     ) -> None:
         """Go on from released weights of a newer version, as others vouch for them.
 
         Own updates that were under way are dropped: each is in those weights already,
-        or based on weights too old ever to be released.
+        or based on weights too old ever to be released. So are refused ones, which may
+        be in those weights all the same.
 
         Args:
             version: release after which the weights are these.
             chain: hash chain after that release.
-            model_digest: what upload headers say of the weights at that version.
+            state_digests: what upload headers say of the weights at that version, and
+                of those before it, as far as that is known.
             released: int64 at scale 2^f, shape `(n_values,)`.
         """
         with followed(self._attached, self.observe):
             self._participant.rebase(version, chain)
-            self._model.replace(released, model_digest)
+            self._model.replace(released, state_digests)
+            self.statistics.spent += len(self._pending.refused)
             self._pending.clear()
             self._unsent = None
         self.latest_version = max(self.latest_version, version)
@@ -312,6 +335,8 @@ class Session(Pushing):
             pending=self._pending.encoded(),
             refused=self._pending.encoded_refused(),
             state_digests=self._model.run,
+            attempts=dict(self._pending.attempts),
+            evidence=list(self._evidence),
             latest_version=self.latest_version,
             statistics=replace(self.statistics),
         )
@@ -348,19 +373,30 @@ class Session(Pushing):
                     self.attest()
 
     def _apply(self, opened: Opened) -> None:
-        if opened.values is None:
+        rejected = opened.values is None
+        if rejected:
             names = {item.name for item in opened.uploads}
             if self.statistics.rejected:
                 names &= set(self.statistics.suspects)
             self.statistics.rejected += 1
             self.statistics.suspects = tuple(sorted(names))
         releases = opened.last - opened.first + 1
-        self._model.add(opened.values, releases)
-        for item in (*opened.uploads, *opened.expired):
-            if item.name == self.name:
-                self._drop(item.sequence)
-        self.statistics.expired += sum(it.name == self.name for it in opened.expired)
         self.statistics.releases += releases
+        self._model.add(opened.values, releases)
+        for item in opened.uploads:
+            if item.name == self.name:
+                # What is not pending here is no loss: it has arrived with the sum.
+                dropped, attempt = self._pending.consume(item.sequence)
+                self.statistics.spent += dropped and rejected
+                if attempt is not None:
+                    self._accuse(attempt, item, opened)
+        for item in opened.expired:
+            if item.name == self.name:
+                self.statistics.expired += self._pending.expire(item.sequence)
+        if self._unsent and self._unsent[0].header.sequence not in self._pending:
+            # Its answer would only come too late now.
+            self._unsent = None
+            self.statistics.pushes += 1
         self.latest_version = max(self.latest_version, opened.newest)
 
     def _tell_rejection(self, rejected: Opened) -> None:
@@ -375,6 +411,30 @@ class Session(Pushing):
             SpoiledReleaseWarning,
             stacklevel=3,
         )
+
+    def _accuse(self, attempt: Attempt, item: Listed, opened: Opened) -> None:
+        """Keep evidence that a list names what the DSP has refused for good."""
+        evidence = refuted(attempt.refusal, item, opened.signed, self.task)
+        if evidence is None:
+            self._charges.append(
+                f"upload {item.sequence} was refused, but a release up to "
+                f"{opened.last} contains it; the refusal is worded so that it proves "
+                "nothing"
+            )
+            return
+        self._charges.append(check_evidence(evidence, self.task))
+        if not self._evidence:
+            self._evidence.append(evidence.encode())
+
+    def _tell_charges(self) -> None:
+        charges, self._charges = self._charges, []
+        for charge in charges:
+            warnings.warn(
+                f"The DSP has broken its word: {charge}. It counts once. Show others "
+                "`session.evidence`, and use another DSP if it recurs.",
+                EquivocationWarning,
+                stacklevel=3,
+            )
 
     def _restore(self, state: SessionState) -> None:
         task = self.task

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from hre_torch.errors import LayoutError, WrongTaskError
 from hre_torch.protocol.participant import ParticipantState
+from hre_torch.protocol.pending import Attempt, RefusedState
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.vectors import state_digest
 
@@ -21,8 +22,16 @@ class Statistics:
     """What a session has done so far; bytes are those that crossed the aggregator.
 
     Attributes:
+        pushes: own updates that were acknowledged.
+        pulls: how often it asked for releases.
+        releases: how many it applied.
         rejected: releases that were given up, since their content was spoiled.
-        suspects: identities that had an upload in every one of these.
+        expired: own updates that were too old to be released.
+        spent: own updates that are lost to training and never sealed again, since a
+            list that was rejected names them, or one that was not seen here may.
+        bytes_up: octets of uploads.
+        bytes_down: octets of downloads.
+        suspects: identities that had an upload in every rejected release.
     """
 
     pushes: int = 0
@@ -30,6 +39,7 @@ class Statistics:
     releases: int = 0
     rejected: int = 0
     expired: int = 0
+    spent: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
     suspects: tuple[str, ...] = ()
@@ -39,13 +49,15 @@ class SessionState(msgspec.Struct):
     """Everything a session needs to go on after a restart, keys aside.
 
     Arrays are little-endian: `released` int64, each update int32. Pending ones go by
-    sequence number, refused ones with the version that they were based on.
+    sequence number.
 
     Attributes:
         cfg: hash of the task.
         name: the participant.
         state_digests: what upload headers say of `released` and of the weights before;
             see `ReleasedWeights`.
+        attempts: earlier uploads of pending updates, by the number they have now.
+        evidence: encoded `Evidence` against the DSP.
     """
 
     cfg: bytes
@@ -53,10 +65,12 @@ class SessionState(msgspec.Struct):
     participant: ParticipantState
     released: bytes
     pending: dict[int, bytes]
-    refused: list[tuple[int, bytes]]
+    refused: list[RefusedState]
     state_digests: bytes
     latest_version: int
     statistics: Statistics
+    attempts: dict[int, tuple[Attempt, ...]] = {}
+    evidence: list[bytes] = []
 
     def require(self, task: Task, name: str) -> None:
         """Refuse to go on as somebody else, or in another task.

@@ -59,6 +59,7 @@ class Shelf:
         self.uploads: dict[bytes, KeptUpload] = {}
         self.releases: dict[int, KeptRelease] = {}
         self.fetched = dict.fromkeys(names, 0)
+        self.lists: dict[int, bytes] = dict(state.lists) if state else {}
         if state is not None:
             self._restore(state)
 
@@ -99,6 +100,7 @@ class Shelf:
         self.releases[signed.header.version] = KeptRelease(
             signed.encode(), len(proposal.uploads), total
         )
+        self.lists[signed.header.version] = signed.encode()
         self._journal.released(signed, self._cipher.dump(total))
         if self._keep is not None:
             self._forget_up_to(signed.header.version - self._keep)

@@ -14,10 +14,12 @@ An upload that names the model of a version says that its sender has opened that
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable
 
 from hre_torch.protocol.envelope import Envelope, decode
 from hre_torch.protocol.journal import Journal
+from hre_torch.protocol.ledger import Ledger
 from hre_torch.protocol.messages import Statement, Verdict
 from hre_torch.protocol.task import Task
 
@@ -45,6 +47,7 @@ class Statements:
         verdicts: Iterable[bytes] = (),
     ) -> None:
         self._journal = journal
+        self._colluders = task.config.assumed_colluders
         self._said: dict[int, dict[str, Envelope[Statement]]] = {}
         self._verdicts: dict[int, Envelope[Verdict]] = {}
         for data in statements:
@@ -87,6 +90,25 @@ class Statements:
             for name, each in said.items()
             if each.header.opened
         }
+
+    def settled(self, ledger: Ledger) -> tuple[int, bytes]:
+        """Return the newest version of which c + 1 identities name one model.
+
+        Args:
+            ledger: what released lists have named, which counts as well.
+
+        Returns:
+            The version, and the digest that they name.
+        """
+        version, digest = ledger.settled()
+        for later in self.versions():
+            if later <= version:
+                break
+            named = self.models(later) | ledger.models_of(later)
+            for common, count in Counter(named.values()).most_common(1):
+                if count > self._colluders:
+                    return later, common
+        return version, digest
 
     def verdict(self, version: int) -> Envelope[Verdict] | None:
         """Return the verdict on a release, if there is one."""

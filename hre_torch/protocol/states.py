@@ -79,6 +79,7 @@ class ServerState(msgspec.Struct):
         releases: those that somebody has still to fetch, by version.
         fetched: participant to the last release it has opened.
         evidence: encoded `Evidence`, at most one for each that is accused.
+        lists: signed lists that a line of the ledger still names, encoded, by version.
     """
 
     ledger: LedgerState
@@ -86,6 +87,7 @@ class ServerState(msgspec.Struct):
     releases: dict[int, ReleasedState]
     fetched: dict[str, int]
     evidence: tuple[bytes, ...] = ()
+    lists: dict[int, bytes] = {}
 
 
 class DataServiceState(ServerState):

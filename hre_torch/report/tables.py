@@ -26,6 +26,7 @@ _TITLES: Final = {
     "pulls": "pulls",
     "releases": "releases",
     "rejected": "releases given up as spoiled",
+    "spent": "own updates lost in them",
     "bytes_up": "bytes sent",
     "bytes_down": "bytes received",
 }

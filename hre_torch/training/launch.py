@@ -166,7 +166,8 @@ class Training:
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
             "hre_torch": hre_torch.__version__,
         }
-        runner.tell("end", summary=summary)
+        before = runner.newest_session.previous_digest
+        runner.tell("end", summary=summary, previous_model=before.hex())
         self._transcript.flush()
         federation = runner.federation
         self.directory.finish(

@@ -19,6 +19,7 @@ from torch import nn
 from hre_torch.data.images import Data
 from hre_torch.protocol.messages import Release
 from hre_torch.protocol.participant import Opened
+from hre_torch.protocol.session import Session
 from hre_torch.recipes import Recipe
 from hre_torch.training.assembly import make_batches, make_federation, make_learners
 from hre_torch.training.dropouts import pauses, steps_before_going
@@ -148,8 +149,17 @@ class Runner:
 
     def released_model(self) -> nn.Module:
         """Return a model with the newest released weights that a participant knows."""
-        newest = max(self.learners, key=lambda learner: learner.session.version)
+        newest = self._newest
         return released_model(newest.model, newest.session, self.recipe.buffers)
+
+    @property
+    def newest_session(self) -> Session:
+        """The session that knows the newest release."""
+        return self._newest.session
+
+    @property
+    def _newest(self) -> Learner:
+        return max(self.learners, key=lambda learner: learner.session.version)
 
     def totals(self) -> dict[str, int]:
         """Return what all participants did together."""
@@ -161,6 +171,7 @@ class Runner:
             "releases": self.federation.servers.version,
             "rejected": max(s.rejected for s in statistics),
             "expired": sum(s.expired for s in statistics),
+            "spent": sum(s.spent for s in statistics),
             "held_back": sum(p.held_back for p in progress),
             "saturated": sum(p.saturated for p in progress),
             "skipped_steps": sum(p.skipped_steps for p in progress),
@@ -227,6 +238,11 @@ class Runner:
                     learner.pull()
             # Who was the first to say that a release is spoiled hears the verdict now.
             behind = [each for each in behind if each.session.disputed is not None]
+        # Nobody uploads upon the last version: what everybody says of it settles it.
+        for learner in self._present:
+            if learner.session.version > 0 and learner.session.disputed is None:
+                learner.session.attest()
+        self.federation.servers.conclude()
         self._evaluate()
         self._tell_phases()
 

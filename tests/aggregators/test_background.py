@@ -10,13 +10,17 @@ import pytest
 import torch
 
 from hre_torch.aggregators.http import BackgroundSession
+from hre_torch.attacks.forgery import Draft
 from hre_torch.errors import (
     AggregatorError,
     BackPressure,
     EquivocationError,
+    SpoiledReleaseWarning,
     StaleUploadError,
 )
 from hre_torch.optim import FlatView, HREOptimizer
+from hre_torch.protocol.pending import Attempt
+from hre_torch.protocol.requests import Witness
 from hre_torch.protocol.session import Session
 from tests.aggregators.contract import same, update
 
@@ -43,6 +47,24 @@ def sessions(serve_locally, cleanup):
         return made
 
     return make
+
+
+def test_a_spoiled_release_is_given_up_in_the_background_too(sessions):
+    first, second, spoiler = sessions("gated")
+    for session in (first, second):
+        session.push(same(1))
+        session.resend()
+    secret = spoiler._participant._secret
+    forged = Draft.of_zeros(spoiler.task, count=2).seal(secret)
+    spoiler._backend.submit(forged.encode())
+    for session in (first, second):
+        with pytest.warns(SpoiledReleaseWarning, match="is given up once"):
+            assert session.catch_up() == []
+    for session in (spoiler, first, second):
+        with pytest.warns(SpoiledReleaseWarning, match="was spoiled"):
+            [given_up] = session.catch_up()
+        assert given_up.values is None
+    assert first.model_digest == second.model_digest == spoiler.model_digest
 
 
 def hold(session):
@@ -118,7 +140,7 @@ def test_an_update_under_way_is_part_of_the_weights_in_use(
     session.push(np.array([*same(5), *more], dtype=np.int32))
     assert (session.weights() - start == full).all()
     # Also where it comes back as too old and is to be sealed anew.
-    session._pending.refuse(0, 0)
+    session._pending.refuse(Attempt(0, 0, Witness(b"", b"", b"")), 0)
     assert (session.weights() - start == full).all()
     gate.set()
 
@@ -227,7 +249,7 @@ def test_a_lost_connection_surfaces_once_and_the_bytes_are_sent_again(sessions):
     assert session.statistics.pushes == 1
 
 
-def test_a_refused_update_is_dropped_and_said(sessions):
+def test_a_refused_update_is_kept_and_said(sessions):
     first, second, _ = sessions()
     second._participant._secret = first._participant._secret
     first.push(same(1))
@@ -237,7 +259,8 @@ def test_a_refused_update_is_dropped_and_said(sessions):
     second.push(same(2))
     with pytest.raises(EquivocationError):
         second.catch_up()
-    assert (second.weights() == start).all()
+    assert (second.weights() != start).all()
+    assert [each.voids for each in second._pending.refused] == [(0,)]
 
 
 def test_an_update_that_came_too_late_is_sealed_anew_on_newer_weights(sessions):
@@ -271,7 +294,7 @@ def test_a_state_holds_what_was_refused_for_now_and_moves_no_weight(sessions):
     gate.set()
     state = late.state()
     assert (late.version, late.pending, late.pushed) == (0, 1, 1)
-    assert [base for base, _ in state.refused] == [0]
+    assert [each.after for each in state.refused] == [0]
     assert (FlatView.of(model).read() == before).all()
     # Whoever goes on from it seals it anew, on newer weights.
     secret = late._participant._secret

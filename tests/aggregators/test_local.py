@@ -98,14 +98,15 @@ def test_an_error_of_the_far_end_comes_back_as_a_refusal_in_bytes(monkeypatch):
         max_additions=2,
     ) as federation:
         session = federation.join()
-        uploads = []
+        answers = []
         federation.servers.taps.append(
-            lambda link, data: link == "p0->dsp" and uploads.append(data)
+            lambda link, data: link == "dsp->p0" and answers.append(data)
         )
         session.push(np.ones(62, dtype=np.int32))
         session._pending.clear()
+        session.push(np.ones(62, dtype=np.int32))
         with pytest.raises(BackPressure, match="unreleased uploads"):
-            session.push(np.ones(62, dtype=np.int32))
+            decode(answers[-1], Ack, max_bytes=0)
 
 
 def test_a_repeated_upload_is_acknowledged_again_and_counts_once():

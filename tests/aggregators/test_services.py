@@ -27,6 +27,7 @@ from hre_torch.aggregators.services import caretaker, errands, readiness, runnin
 from hre_torch.aggregators.services.assembly import data_service, key_transform
 from hre_torch.aggregators.services.logs import log_event, write_logs_to
 from hre_torch.aggregators.store import disk
+from hre_torch.attacks.forgery import Draft
 from hre_torch.crypto.modulus import load_profile
 from hre_torch.errors import (
     AggregatorError,
@@ -34,6 +35,7 @@ from hre_torch.errors import (
     LostWorkerWarning,
     MessageError,
     SignatureError,
+    SpoiledReleaseWarning,
     StaleUploadError,
     UnsupportedError,
 )
@@ -195,6 +197,29 @@ def test_metrics_count_uploads_rejects_pending_octets_and_phases(serve_http):
     assert metric(deployment.kts, "hre_uploads_total") == 1
 
 
+def test_both_servers_count_a_spoiled_release_and_warn_of_who_was_in_its_list(
+    serve_http, caplog
+):
+    deployment = serve_http("gated")
+    sessions = deployment.join_all()
+    for session in sessions[:2]:
+        session.push(same(1))
+    forged = Draft.of_zeros(deployment.federation.task, count=2)
+    secret = deployment.federation._secrets["p2"]
+    deployment.connect("p2").submit(forged.seal(secret).encode())
+    with caplog.at_level("WARNING", logger="hre_torch.services"):
+        for session in (*sessions, *sessions[:2]):
+            with pytest.warns(SpoiledReleaseWarning):
+                session.pull()
+    for service in (deployment.dsp, deployment.kts):
+        assert metric(service, "hre_rejected_releases_total") == 1
+    told = [each for each in caplog.records if each.message == "release rejected"]
+    assert len(told) == 2
+    for record in told:
+        assert record.hre_fields["in_all_of_them"] == ["p0", "p1", "p2"]
+        assert record.hre_fields["version"] == 1
+
+
 @pytest.mark.parametrize(
     ("content", "headers", "status"),
     [
@@ -242,9 +267,9 @@ def test_a_recorded_fetch_is_worth_nothing(serve_http):
         deployment.join(name).push(same(1))
     link, sent = deployment.connect("p0"), []
     post = link.exchange._post
-    link.exchange._post = lambda route, octets: (
+    link.exchange._post = lambda route, octets, most: (
         sent.append(octets),
-        post(route, octets),
+        post(route, octets, most),
     )[1]
     assert len(list(link.fetch(0))) == 1
     again = httpx.post(f"{deployment.url}/v1/fetch", content=sent[0])
@@ -624,4 +649,21 @@ def test_a_roster_may_be_longer_than_any_message(serve_http):
     roster = b"x" * (4 << 20)
     assert len(roster) > 2 * deployment.dsp._max_bytes
     deployment.dsp._published = roster
-    assert link.exchange.get("/v1/task") == roster
+    assert link.served_roster() == roster
+
+
+def test_only_a_member_reads_the_task_and_who_asks_for_snapshots(serve_http):
+    """A member of the roster, that is, whatever task its own roster is of."""
+    deployment, other = serve_http("plain"), serve_http("plain")
+    deployment.dsp._published = b"names"
+    for path in ("/v1/task", "/v1/snapshots/wanted"):
+        assert httpx.get(deployment.url + path).status_code == 405
+    link = deployment.connect("p0")
+    link._task = other.federation.task
+    assert link.served_roster() == b"names"
+    stranger = deployment.connect("p0")
+    stranger.secret = other.federation._secrets["p0"]
+    with pytest.raises(SignatureError):
+        stranger.served_roster()
+    with pytest.raises(SignatureError):
+        stranger.wanted_snapshots()

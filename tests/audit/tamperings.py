@@ -136,8 +136,13 @@ def records_of(data: bytes) -> Iterator[tuple[int, bytes]]:
         start += 4 + size
 
 
-def cut_transcript(scene: Scene) -> None:
-    """Drop everything after the last but one release, and count accordingly."""
+def cut_transcript(scene: Scene, *, keep_end: bool = False) -> None:
+    """Drop everything after the last but one release, and count accordingly.
+
+    Args:
+        scene: whose transcript.
+        keep_end: whether to leave what the servers signed of the end.
+    """
     path = scene.run / "transcript.bin"
     data = path.read_bytes()
     kinds = [
@@ -145,35 +150,38 @@ def cut_transcript(scene: Scene) -> None:
         for number, (start, body) in enumerate(records_of(data))
     ]
     ends = [start + 4 + size for start, kind, size in kinds if kind == "release"]
-    path.write_bytes(data[: ends[-2]])
+    heads = [start for start, kind, _ in kinds if kind == "ledger_head"]
+    path.write_bytes(data[: ends[-2]] + (data[heads[0] :] if keep_end else b""))
     counts = {
         "pushes": sum(k == "deposit" and start < ends[-2] for start, k, _ in kinds),
         "releases": len(ends) - 1,
     }
+    edit_metrics(
+        scene,
+        lambda r: None if r["event"] == "release" and r["version"] == len(ends) else r,
+    )
+    tell(scene, **counts)
 
-    def shorten(record: dict) -> dict | None:
-        if record["event"] == "release" and record["version"] == len(ends):
-            return None
+
+def tell(scene: Scene, **changes: object) -> None:
+    """Change what the summary says, and the record of the end."""
+
+    def change(record: dict) -> dict:
         if record["event"] == "end":
-            record["summary"] |= counts
+            record["summary"] |= changes
         return record
 
-    edit_metrics(scene, shorten)
-    edit_summary(scene, **counts)
+    edit_metrics(scene, change)
+    edit_summary(scene, **changes)
 
 
 def tell_accuracy(scene: Scene) -> None:
     """Tell a better accuracy wherever it is told."""
 
-    def better(record: dict) -> dict:
-        if record["event"] == "evaluation":
-            record["accuracy"] = 0.99
-        if record["event"] == "end":
-            record["summary"]["test_accuracy"] = 0.99
-        return record
-
-    edit_metrics(scene, better)
-    edit_summary(scene, test_accuracy=0.99)
+    edit_metrics(
+        scene, lambda r: r | {"accuracy": 0.99} if r["event"] == "evaluation" else r
+    )
+    tell(scene, test_accuracy=0.99)
 
 
 def a_tensorboard_file(scene: Scene) -> Path:
@@ -381,7 +389,7 @@ def _(scene: Scene) -> None:
     (scene.run / "transcript.bin").write_bytes(data[: starts[1]] + data[starts[2] :])
 
 
-@tampering("the transcript is deleted", r"transcript\.bin: it cannot be read", old=True)
+@tampering("the transcript is deleted", r"transcript\.bin: it is missing", old=True)
 def _(scene: Scene) -> None:
     (scene.run / "transcript.bin").unlink()
 
@@ -493,3 +501,53 @@ def _(scene: Scene) -> None:
 def _(scene: Scene) -> None:
     edit_text(scene, "recipe.yaml", "staleness_bound: 50", "staleness_bound: 7")
     edit_text(scene, "metrics.jsonl", '"staleness_bound":50', '"staleness_bound":7')
+
+
+@tampering(
+    "rejected releases in summary and metrics",
+    r"summary\.json: rejected is 2, but the transcript has verdicts on 0 releases",
+    by="signer",
+)
+def _(scene: Scene) -> None:
+    tell(scene, rejected=2)
+
+
+@tampering(
+    "a weight, its hash adapted everywhere",
+    r"weights\.safetensors: the weights have the digest \w+, but the participants and "
+    r"both servers have signed \w+ for release \d+",
+    by="signer",
+)
+def _(scene: Scene) -> None:
+    edit_weights(scene)
+    tell(scene, weights_sha256=sha256_of(scene.run / "weights.safetensors"))
+
+
+@tampering(
+    "the transcript is cut, together with its counts",
+    r"transcript\.bin: its end is not signed by dsp and kts: it is cut off",
+    by="signer",
+)
+def _(scene: Scene) -> None:
+    cut_transcript(scene)
+
+
+@tampering(
+    "the same, but for its end",
+    r"transcript\.bin, record \d+: the dsp has signed an end with releases: \d+, but "
+    r"the transcript shows \d+",
+    by="signer",
+)
+def _(scene: Scene) -> None:
+    cut_transcript(scene, keep_end=True)
+
+
+@tampering(
+    "the last word of a server is left out",
+    r"transcript\.bin: its end is not signed by kts: it is cut off",
+    by="signer",
+)
+def _(scene: Scene) -> None:
+    data = (scene.run / "transcript.bin").read_bytes()
+    *_, (last, _) = records_of(data)
+    (scene.run / "transcript.bin").write_bytes(data[:last])

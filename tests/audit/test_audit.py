@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from hre_torch.audit import TRANSCRIPT, audit
 from hre_torch.audit.manifest import MANIFEST, SUMMARY, WEIGHTS, read_manifest
-from hre_torch.errors import HREError, RunDirectoryError, UnprotectedWarning
+from hre_torch.audit.weights import RELEASED, released_values
+from hre_torch.errors import (
+    HREError,
+    MessageError,
+    RunDirectoryError,
+    SpoiledReleaseWarning,
+    UnprotectedWarning,
+)
+from hre_torch.protocol.ciphers import SealedBody
 from hre_torch.recipes import load_recipe
 from hre_torch.training.launch import Training
 from tests.audit.conftest import SMALL, train
+from tests.audit.tamperings import Scene, tell
 
 pytestmark = pytest.mark.filterwarnings(
     f"ignore::{UnprotectedWarning.__module__}.{UnprotectedWarning.__name__}"
@@ -37,6 +51,59 @@ def test_an_honest_run_of_any_suite_is_verified(tmp_path, suite):
 def test_averaged_buffers_are_among_the_released_weights(tmp_path):
     scene = train(tmp_path, "run", "suite=plain", "buffers=mean")
     assert verified(scene.run)
+
+
+def test_a_release_that_was_given_up_is_one_on_which_there_is_a_verdict(tmp_path):
+    recipe = load_recipe("digits_mlp", [*SMALL, "suite=hybrid", "train.epochs=2"])
+    with Training.start(recipe, tmp_path / "run") as training:
+        cipher = training.runner.learners[0].session._participant._cipher
+        encrypt = cipher.encrypt
+
+        def spoiled(values):
+            cipher.encrypt = encrypt
+            body = encrypt(values)
+            words = np.frombuffer(body.parts[-1], "<u4").copy()
+            words[-1] += 300
+            return SealedBody((*body.parts[:-1], words.tobytes()), body.prove)
+
+        cipher.encrypt = spoiled
+        with pytest.warns(SpoiledReleaseWarning):
+            summary = training.run()
+        operator = training.runner.federation.operator
+    assert summary["rejected"] == 1
+    assert verified(tmp_path / "run")
+    scene = Scene(tmp_path / "run", tmp_path, bytes(32), operator)
+    tell(scene, rejected=0)
+    findings = audit(tmp_path / "run").findings
+    assert (
+        f"{SUMMARY}: rejected is 0, but the transcript has verdicts on 1 releases"
+        in findings
+    )
+
+
+def test_weights_that_too_few_participants_vouch_for_are_noted(tmp_path):
+    gone = [f"{{participant: {number}, after: 0.6}}" for number in (1, 2, 3)]
+    scene = train(tmp_path, "run", f"train.dropouts=[{','.join(gone)}]")
+    report = audit(scene.run)
+    assert report.findings == []
+    assert re.match(
+        r"weights\.safetensors: nobody but the operator vouches for them: fewer than "
+        r"c \+ 1 = 2 participants",
+        report.notes[0],
+    )
+
+
+def test_weights_beyond_the_digits_of_their_type_are_noted(tmp_path):
+    data = {"a": torch.tensor([300.0, 0.5]), "b": torch.tensor([1.0])}
+    path = tmp_path / WEIGHTS
+    save_file(data, path, metadata={RELEASED: '["a", "b"]'})
+    assert released_values(path, 3, 16) is None
+    assert released_values(path, 3, 15).tolist() == [300 << 15, 1 << 14, 1 << 15]
+    with pytest.raises(MessageError, match="3 released weights, but the task has 4"):
+        released_values(path, 4, 15)
+    save_file({"a": torch.tensor([0.5, 0.3])}, path, metadata={RELEASED: '["a"]'})
+    with pytest.raises(MessageError, match="weight 1 of 2 is no multiple of 2"):
+        released_values(path, 2, 16)
 
 
 QUICK = ("suite=plain", "min_contributions=3", "train.epochs=2")
@@ -176,3 +243,48 @@ def test_what_is_no_run_directory_is_refused(tmp_path):
         audit(tmp_path)
     (tmp_path / TRANSCRIPT).write_bytes(b"something else")
     assert "it is no transcript" in audit(tmp_path).findings[0]
+
+
+NUMBERS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9)
+KEYS = st.sampled_from(["event", "summary", "recipe", "version", "bytes_up", "x"])
+JSON = st.recursive(
+    NUMBERS, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner), max_leaves=9
+)
+RECORDS = st.dictionaries(KEYS, JSON | st.sampled_from(["start", "release", "end"]))
+YAML = (
+    "",
+    "[1]",
+    "x",
+    "a: ${oc.env:HOME}",
+    "{1: 2, a: 3}",
+    "&a [*a]",
+    "- {",
+    "d: 2000-13-01",
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    texts=st.fixed_dictionaries(
+        {},
+        optional={
+            "summary.json": JSON.map(json.dumps),
+            "manifest.json": RECORDS.map(json.dumps),
+            "metrics.jsonl": st.lists(RECORDS.map(json.dumps)).map("\n".join),
+            "recipe.yaml": st.sampled_from(YAML) | st.text(),
+            "weights.safetensors": st.text(),
+        },
+    )
+)
+def test_whatever_is_in_the_files_the_audit_ends_with_findings(scene, texts):
+    kept = {name: (scene.run / name).read_bytes() for name in texts}
+    for name, text in texts.items():
+        (scene.run / name).write_bytes(text.encode("utf-8", "replace"))
+    try:
+        findings = audit(scene.run).findings
+    finally:
+        for name, data in kept.items():
+            (scene.run / name).write_bytes(data)
+    assert bool(findings) == bool(texts)
+    if MANIFEST not in texts:
+        assert texts.keys() <= {finding.split(":")[0] for finding in findings}

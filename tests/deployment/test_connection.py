@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 
 from hre_torch.aggregators.http import BackgroundSession
-from hre_torch.aggregators.http.snapshots import seal_snapshot
-from hre_torch.aggregators.services import relay
 from hre_torch.deployment.connection import (
     ConnectedSession,
     connect,
@@ -18,14 +16,12 @@ from hre_torch.deployment.connection import (
     write_weights,
 )
 from hre_torch.errors import (
-    AggregatorError,
     KeyFileError,
     LayoutError,
     RunDirectoryError,
     TaskError,
     WrongTaskError,
 )
-from hre_torch.protocol.vectors import state_digest
 
 SUITES = ["plain", "hybrid"]
 WEIGHTED = {"combine": "weighted", "max_samples": 100}
@@ -186,38 +182,6 @@ def test_who_was_silent_for_too_long_goes_on_from_a_sealed_snapshot(
     assert (late.released() == others.sessions[0].released()).all()
     late.push(same(1))
     assert late.pending == 1
-
-
-def test_nobody_there_to_help_is_said(make_hosted_site):
-    site = make_hosted_site("plain")
-    one_round([site.connect(name, initial=site.initial) for name in site.names[:3]])
-    with pytest.raises(AggregatorError, match="nobody answered"):
-        site.connect("p3", timeout=0.5)
-
-
-def test_weights_for_which_one_participant_alone_vouches_are_not_believed(
-    make_hosted_site,
-):
-    site = make_hosted_site("plain")
-    sessions = [site.connect(name, initial=site.initial) for name in site.names[:3]]
-    one_round(sessions)
-    liar = sessions[0]
-    liar._model.values += 1
-    liar._model.run = state_digest(liar._model.values)
-    heard = []
-
-    def lie(self, message, request):
-        heard.append(request)
-        self._asked[request.header.sender] = asked = relay._Asked(
-            message, request.digest
-        )
-        asked.snapshot = seal_snapshot(liar, liar._participant._secret, message)
-        asked.version = liar.version
-
-    site.dsp._relay.ask = lie.__get__(site.dsp._relay)
-    with pytest.raises(AggregatorError, match="1 identities vouch"):
-        site.connect("p3", timeout=0.5)
-    assert heard
 
 
 def test_after_a_crash_that_took_its_memory_a_participant_goes_on(make_hosted_site):

@@ -143,6 +143,7 @@ def fit(tmp_path, callback, module, options, others):
     return fitting
 
 
+@pytest.mark.filterwarnings("ignore::hre_torch.errors.SaturationWarning")
 @pytest.mark.filterwarnings("ignore:.*overfit_batches.*")
 @pytest.mark.filterwarnings("ignore:.*You have turned on `Trainer.detect_anomaly.*")
 @pytest.mark.parametrize("name", TRAINS)

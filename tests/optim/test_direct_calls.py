@@ -98,7 +98,7 @@ def test_flush_sends_what_has_no_acknowledgement_yet(federation):
 
 
 @pytest.mark.parametrize("put_back", [False, True])
-def test_an_upload_that_is_refused_later_is_local_again_at_once(federation, put_back):
+def test_an_upload_that_is_refused_later_stays_in_the_model(federation, put_back):
     ((optimizer, model),) = joined(federation)
     session = optimizer.session
     without_a_line(session)
@@ -109,17 +109,17 @@ def test_an_upload_that_is_refused_later_is_local_again_at_once(federation, put_
         raise EquivocationError("no")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hre_torch.protocol.pushing.read_acknowledgement", refused)
+        patch.setattr("hre_torch.protocol.pushing.read_decision", refused)
         with pytest.raises(EquivocationError):
             session.resend()
-    assert session.pending == 0
+    assert session.pending == 1
     if put_back:
         with torch.no_grad():
             model.weight.fill_(math.nan)
         with pytest.raises(NonFiniteError):
             optimizer.push()
     assert model.weight.item() == 0.25
-    assert optimizer.state_dict()["hre_torch"]["local"].tolist() == [0.25]
+    assert optimizer.state_dict()["hre_torch"]["local"].tolist() == [0.0]
 
 
 def test_an_optimizer_whose_session_another_one_took_is_refused(federation):

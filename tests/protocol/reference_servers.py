@@ -23,6 +23,7 @@ class Sent:
     base: int
     models: tuple[tuple[int, bytes], ...]
     key: bytes
+    voids: tuple[int, ...] = ()
 
 
 @dataclass
@@ -82,11 +83,41 @@ class ReferenceServer:
             for other in self.waiting()
         )
 
+    def used(self, name: str) -> int:
+        """Return the newest number that a participant has used."""
+        numbers = [s.number for s in self.log + self.withdrawn if s.name == name]
+        return max(numbers, default=-1)
+
+    def refuse(self, sent: Sent) -> None:
+        """Use up the number of an upload that is refused."""
+        if sent.number > self.used(sent.name):
+            self.withdrawn.append(sent)
+
+    def voided(self, sent: Sent) -> list[Sent]:
+        """Return what waits and an upload voids."""
+        return [
+            other
+            for other in self.waiting()
+            if other.name == sent.name and other.number in sent.voids
+        ]
+
+    def spent(self, sent: Sent) -> bool:
+        released = [self.find(key) for uploads, _ in self.lists for key in uploads]
+        return any(
+            (other.name == sent.name and other.number in sent.voids)
+            for other in released
+            if other.key not in self.forgotten
+        )
+
+    def strike(self, sent: Sent) -> None:
+        for other in self.voided(sent):
+            self.withdraw(other.key)
+
     def enter(self, sent: Sent) -> str | None:
         """Log an upload; return the name of the error where a rule forbids it."""
         if sent.key in self.remembered():
             return None
-        used = [s.number for s in self.log + self.withdrawn if s.name == sent.name]
+        freed = [other for other in self.voided(sent) if other.key in self.accepted]
         waiting = [other for other in self.waiting() if other.name == sent.name]
         if any(
             (s.name, s.number) == (sent.name, sent.number)
@@ -94,11 +125,19 @@ class ReferenceServer:
             if s.key not in self.forgotten
         ):
             return "EquivocationError"
+        voids = sent.voids
+        if (
+            sorted({*voids, sent.number}) != [*voids, sent.number]
+            or len(voids) > self.S
+        ):
+            return "MessageError"
+        if self.spent(sent):
+            return "SpentUpdateError"
         if not 0 <= sent.base <= self.version or self.lost(sent):
             return "StaleUploadError"
-        if used and sent.number <= max(used):
-            return "EquivocationError"
-        if len(waiting) >= self.Q:
+        if sent.number <= self.used(sent.name):
+            return "UsedNumberError"
+        if len(waiting) - len(freed) >= self.Q:
             return "BackPressure"
         self.log.append(sent)
         return None
@@ -106,6 +145,8 @@ class ReferenceServer:
     def accept(self, key: bytes) -> str | None:
         if key not in self.remembered():
             return "ReleaseError"
+        if key not in self.accepted:
+            self.strike(self.find(key))
         self.accepted.add(key)
         return None
 
@@ -116,7 +157,13 @@ class ReferenceServer:
 
     def proposal(self) -> tuple[list[bytes], list[bytes]] | None:
         """Return what an honest DSP releases and expires next."""
-        ready = [sent for sent in self.waiting() if sent.key in self.accepted]
+        pending = [s for s in self.waiting() if s.key not in self.accepted]
+        voided = [other for sent in pending for other in self.voided(sent)]
+        ready = [
+            sent
+            for sent in self.waiting()
+            if sent.key in self.accepted and sent not in voided
+        ]
         fresh = [sent for sent in ready if not self.lost(sent)]
         while (version := min(disputed(fresh), default=None)) is not None:
             votes: dict[bytes, set[str]] = {}

@@ -128,16 +128,27 @@ class Play:
             return None
         return self.receive(self.picked(kind, pick), kind)
 
-    def make(self, name: str, values: list[int], base: int, run: bytes) -> Envelope:
+    def make(
+        self,
+        name: str,
+        values: list[int],
+        base: int,
+        run: bytes,
+        voids: tuple[int, ...] = (),
+    ) -> Envelope:
         update = np.array(values, dtype=np.int32)
-        upload = self.participants[name].seal(update, base, run)
+        upload = self.participants[name].seal(update, base, run, voids)
         models = tuple(named_models(base, run))
-        sent = Sent(name, upload.header.sequence, base, models, upload.digest)
+        sent = Sent(name, upload.header.sequence, base, models, upload.digest, voids)
         self.sent[upload.digest] = sent, update.astype(np.int64)
         return self.carry(upload)
 
     def honest(self, name: str, values: list[int]) -> Envelope:
         return self.make(name, values, self.participants[name].version, self.runs[name])
+
+    def voiding(self, name: str, values: list[int], voids: tuple[int, ...]) -> Envelope:
+        base = self.participants[name].version
+        return self.make(name, values, base, self.runs[name], voids)
 
     def lying(self, name: str, values: list[int], lie: int) -> Envelope:
         """Name a false digest of the base version, or of the version before it."""
@@ -153,6 +164,8 @@ class Play:
         expected = self.reference_dsp.enter(said)
         error, deposit = outcome(self.dsp.admit, upload)
         assert error == expected
+        if error:
+            self.reference_dsp.refuse(said)
         return None if error else self.carry(deposit)
 
     def forward(self, deposit: Envelope, *, told: bool = True) -> Envelope | None:
@@ -171,7 +184,7 @@ class Play:
             return self.carry(receipt)
         if told and self.is_pending(said.key):
             seen["withdrawn"] += 1
-            self.dsp.withdraw(said.key)
+            self.dsp.withdraw(said.key, HREError())
             self.reference_dsp.withdraw(said.key)
         return None
 
@@ -317,7 +330,11 @@ class Play:
 
     def refuses(self, data: bytes) -> None:
         before = self.dsp.state()
-        with pytest.raises(HREError):
+        with pytest.raises(HREError) as refused:
             self.dsp.admit(self.receive(data, Upload))
-        assert self.dsp.state() == before
+        after = self.dsp.state()
+        if refused.value.upload:
+            header = self.receive(data, Upload).header
+            after.ledger.newest[header.sender] = before.ledger.newest[header.sender]
+        assert after == before
         seen["malformed"] += 1

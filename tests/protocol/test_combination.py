@@ -327,7 +327,7 @@ def test_samples_are_refused_where_nobody_is_weighted(make_federation):
     [
         ({"combine": "weighted"}, "needs max_samples"),
         ({"combine": "mean", "max_samples": 9}, "needs max_samples"),
-        ({"combine": "weighted", "max_samples": 0}, "at least 1"),
+        ({"combine": "weighted", "max_samples": 0}, ">= 1"),
     ],
 )
 def test_a_task_whose_weights_cannot_work_is_refused(make_federation, options, message):

@@ -66,10 +66,14 @@ class Stage:
         self.uploads = [fresh.seal(values, 0, digest).encode() for _ in range(2)]
 
     def fingerprint(self) -> bytes:
-        """Return everything that both servers know, but for evidence against others."""
+        """Return everything that both servers know, but for evidence against others.
+
+        And but for the numbers that a sender has used up with what was refused.
+        """
         state = self.servers.state()
         for server in (state.data_service, state.key_transform):
             server.evidence = ()
+        state.data_service.ledger.newest.clear()
         return msgspec.msgpack.encode(state)
 
     def receive(self, data: bytes, kind: type) -> Any:

@@ -7,8 +7,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from hre_torch.errors import EquivocationError, HREError
+from hre_torch.errors import (
+    EquivocationError,
+    HREError,
+    StaleUploadError,
+    UsedNumberError,
+)
 from hre_torch.protocol.data_service import DataServiceProvider
+from hre_torch.protocol.entries import Entry
 from hre_torch.protocol.envelope import Envelope
 from hre_torch.protocol.journal import Journal
 from hre_torch.protocol.key_transform import KeyTransformServer
@@ -53,11 +59,17 @@ class Servers:
         }
 
     def upload(
-        self, name: str, value: int = 1, *, version: int = 0, model: bytes = b""
+        self,
+        name: str,
+        value: int = 1,
+        *,
+        version: int = 0,
+        model: bytes = b"",
+        voids: tuple[int, ...] = (),
     ) -> Envelope[Upload]:
         values = np.full(self.task.config.n_values, value, dtype=np.int32)
         model = model or state_digest(self.initial)
-        return self.people[name].seal(values, version, model)
+        return self.people[name].seal(values, version, model, voids)
 
     def accept(self, name: str) -> None:
         deposit = self.dsp.admit(self.upload(name))
@@ -127,8 +139,7 @@ def test_what_changes_nothing_is_not_told(servers):
 
 REFUSED: list[Callable[[Servers], object]] = [
     lambda servers: servers.dsp.next_range("p0", 9),
-    lambda servers: servers.dsp.withdraw(bytes(32)),
-    lambda servers: servers.dsp.admit(servers.upload("p1", version=5)),
+    lambda servers: servers.dsp.next_range("p9", 0),
 ]
 
 
@@ -139,6 +150,28 @@ def test_a_refused_step_tells_nothing(step, servers):
         step(servers)
     assert servers.dsp_journal.heard == ["entered", "accepted"]
     assert servers.kts_journal.heard == ["entered", "accepted"]
+
+
+def test_a_refused_upload_is_told_once_by_the_number_that_it_uses_up(servers):
+    upload = servers.upload("p1", version=5)
+    for error in (StaleUploadError, StaleUploadError):
+        with pytest.raises(error) as refused:
+            servers.dsp.admit(upload)
+        assert refused.value.upload == upload.digest
+    assert servers.dsp_journal.heard == ["refused"]
+    model = state_digest(servers.initial)
+    with pytest.raises(UsedNumberError):
+        servers.dsp._ledger.check_entry(Entry("p1", 0, 0, model, bytes(32)))
+
+
+def test_what_an_accepted_upload_voids_is_told_as_withdrawn_at_both_servers(servers):
+    servers.accept("p0")
+    upload = servers.upload("p0", voids=(0,))
+    deposit = servers.dsp.admit(upload)
+    assert servers.dsp_journal.heard == ["entered", "accepted", "entered"]
+    servers.dsp.confirm(servers.kts.deposit(deposit))
+    assert servers.kts_journal.heard[2:] == ["withdrawn", "entered", "accepted"]
+    assert servers.dsp_journal.heard[3:] == ["withdrawn", "accepted"]
 
 
 def test_evidence_is_told_by_the_step_that_is_refused(servers):

@@ -11,10 +11,9 @@ from hre_torch.aggregators.local import LocalAggregator
 from hre_torch.crypto.signatures import SigningKey
 from hre_torch.errors import (
     AggregatorError,
-    BackPressure,
-    EquivocationError,
     ProofError,
     StaleUploadError,
+    UsedNumberError,
 )
 from hre_torch.protocol.envelope import decode, refuse
 from hre_torch.protocol.messages import Ack
@@ -115,15 +114,38 @@ def test_an_old_refusal_is_no_answer_to_a_new_upload(federation, session, line):
     for _ in range(2):
         push(session)
     session._pending.popitem()
-    with pytest.raises(BackPressure):
-        push(session)
+    push(session)
     refusal = line.answers[-1]
+    session._pending.refused.clear()
     push(other)
     line.spoil = lambda upload, answer: refusal
     with pytest.raises(AggregatorError, match="not the DSP's answer"):
         push(session, 7)
     session.resend()
     assert 7 in {int(values[0]) for values in session._pending.values()}
+
+
+def test_a_refusal_that_promises_nothing_is_said_and_the_same_bytes_go_again(
+    federation, session, line
+):
+    """Else the DSP could have the same values sealed twice and leave no trace."""
+
+    def shrug(upload, answer):
+        return refuse(
+            StaleUploadError("not today"),
+            cfg=federation.task.cfg,
+            sender="dsp",
+            key=federation._secrets["dsp"].signing,
+            about=hashlib.sha256(upload).digest(),
+        )
+
+    line.spoil = shrug
+    with pytest.raises(StaleUploadError, match="not today"):
+        push(session, 5)
+    assert (session.pending, session.sequence) == (1, 1)
+    session.resend()
+    assert line.sent[0] == line.sent[1]
+    assert (session.pending, session.statistics.pushes) == (1, 1)
 
 
 def test_an_old_acknowledgement_is_no_answer_to_a_new_upload(session, line):
@@ -141,8 +163,8 @@ def test_an_authentic_refusal_is_believed_and_the_bytes_are_dropped(session, lin
     for _ in range(2):
         push(session)
     session._pending.popitem()
-    with pytest.raises(BackPressure):
-        push(session)
+    push(session, 9)
+    assert [int(each.values[0]) for each in session._pending.refused] == [9]
     sent = len(line.sent)
     session.resend()
     assert len(line.sent) == sent
@@ -192,7 +214,11 @@ def test_an_upload_that_the_kts_refuses_does_not_stay_with_the_dsp(
     after = federation.servers.state()
     assert after.data_service.uploads == before.data_service.uploads
     assert after.data_service.ledger.entries == []
-    assert push(session) == 1
+    # The update is kept, and voids the number under which it was refused.
+    assert session.pending == 1
+    session.pull()
+    [entry] = federation.servers.state().data_service.ledger.entries
+    assert (entry.sequence, session.statistics.pushes) == (1, 1)
 
 
 def test_withdrawn_bytes_that_come_again_are_refused_for_a_reason_of_their_own(
@@ -205,10 +231,10 @@ def test_withdrawn_bytes_that_come_again_are_refused_for_a_reason_of_their_own(
         raise StaleUploadError("the KTS is further on")
 
     monkeypatch.setattr(kts, "deposit", fail)
-    with pytest.raises(StaleUploadError):
-        push(session)
+    push(session)
+    assert (session.pending, session.statistics.pushes) == (1, 0)
     answer = federation.servers.submit("p0", line.sent[0])
-    with pytest.raises(EquivocationError, match="continue with 1"):
+    with pytest.raises(UsedNumberError, match="continue with 1"):
         decode(answer, Ack, max_bytes=0)
 
 

@@ -28,7 +28,7 @@ from hre_torch.protocol.messages import (
     Upload,
 )
 from hre_torch.protocol.vectors import state_digest
-from tests.protocol.reference_servers import CORRUPTIONS
+from tests.protocol.reference_servers import CORRUPTIONS, Sent
 from tests.protocol.servers_play import N_VALUES, NAMES, outcome, seen
 from tests.protocol.servers_promises import Promises
 
@@ -68,6 +68,17 @@ class Servers(Promises, RuleBasedStateMachine):
         again = self.make(said.name, values, said.base, run)
         state.sequence = newest
         self.submit(again)
+
+    @rule(name=names, values=updates, voids=st.lists(st.integers(0, 4), max_size=2))
+    def seal_and_void_at_will(self, name, values, voids):
+        """As nobody honest does; the servers must agree all the same."""
+        self.voiding(name, values, tuple(voids))
+
+    @rule(name=names, values=updates, back=st.integers(1, 3))
+    def push_and_void(self, name, values, back):
+        number = self.participants[name].state().sequence - back
+        voids = (number,) if number >= 0 else ()
+        self.settle(self.submit(self.voiding(name, values, voids)))
 
     @rule(name=names, gap=st.integers(1, 3))
     def skip_numbers(self, name, gap):
@@ -179,7 +190,9 @@ class Servers(Promises, RuleBasedStateMachine):
     def submit_forged(self, pick, bit, forge):
         """Sign something malformed oneself, under a number that is free."""
         honest = self.arrives(Upload, pick)
-        header = msgspec.structs.replace(honest.header, sequence=10**6)
+        number = self.participants[honest.header.sender].state().sequence
+        self.participants[honest.header.sender]._state.sequence += 1
+        header = msgspec.structs.replace(honest.header, sequence=number)
         last = honest.parts[-1]
         flipped = last[:-1] + bytes([last[-1] ^ 1 << bit])
         parts = (*honest.parts[:-1], flipped) if forge == "body" else honest.parts
@@ -190,6 +203,8 @@ class Servers(Promises, RuleBasedStateMachine):
             prove=lambda _: honest.proof,
         )
         self.refuses(forged.encode())
+        sent = Sent(header.sender, number, header.base_version, b"", forged.digest)
+        self.reference_dsp.refuse(sent)
 
     @rule(kind=st.sampled_from([Upload, Receipt, Release]), pick=picks, name=names)
     def pass_off_a_message_as_somebody_elses(self, kind, pick, name):
@@ -245,6 +260,7 @@ def check_that_enough_has_happened(*rare: str) -> None:
     for happening in (
         *("release", "expired", "restart", "malformed"),
         *("BackPressure", "EquivocationError", "StaleUploadError", "ReleaseError"),
+        *("SpentUpdateError", "UsedNumberError", "MessageError"),
         *("SignatureError", "TransformError", *rare),
     ):
         assert seen[happening] > 0, f"{happening} never happened"

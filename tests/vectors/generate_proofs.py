@@ -102,7 +102,7 @@ def spoil_card(card: dict) -> dict[str, dict]:
         "another suite": {"suite": "gated" if card["suite"] == "hybrid" else "hybrid"},
         "a suite without proofs": {"suite": "paper"},
         "another role": {"role": "kts" if card["role"] == "dsp" else "dsp"},
-        "another name": {"name": card["name"] + "0"},
+        "another name": {"name": card["name"][:-1] + "0"},
         "another signing key": {"signing_key": squeeze(32, b"another")},
         "the keys in another order": {"public": card["public"][::-1]},
     }

@@ -12,18 +12,31 @@ from typing import Final, TypeVar, cast
 import httpx
 
 from hre_torch.aggregators.http.exchange import Answer, Exchange
+from hre_torch.aggregators.replies import LostError
 from hre_torch.aggregators.retries import RetryPolicy
-from hre_torch.errors import AggregatorError, HREError
+from hre_torch.errors import AggregatorError, HREError, WrongTaskError
 from hre_torch.protocol.aggregator import Aggregator
-from hre_torch.protocol.envelope import Envelope, Header, Refusal, decode, seal
+from hre_torch.protocol.envelope import (
+    Envelope,
+    Header,
+    Refusal,
+    decode,
+    kind_of,
+    seal,
+)
 from hre_torch.protocol.framing import LENGTHS_BYTES, lengths_of
 from hre_torch.protocol.messages import Ack, Download, Release, StatementReply
 from hre_torch.protocol.requests import (
+    Asked,
     Fetch,
     Request,
     SnapshotReply,
     Status,
     StatusRequest,
+    TaskReply,
+    TaskRequest,
+    Wanted,
+    WantedRequest,
 )
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.suites import SUITES
@@ -33,6 +46,8 @@ __all__ = ["HTTPAggregator"]
 
 H = TypeVar("H", bound=Header)
 
+_MOST_ROSTER_BYTES: Final = 1 << 26
+"""Of the signed roster, which is longer than any message where many participate."""
 _SNAPSHOT_SLACK: Final = 4096
 """Octets of a relayed snapshot besides the weights themselves."""
 
@@ -148,23 +163,68 @@ class HTTPAggregator(Aggregator):
         )
         return cast(Envelope[Status], answer).header
 
-    def wanted_snapshot(self) -> bytes:
-        """Return the request of a participant that comes late, or nothing.
+    def served_roster(self) -> bytes:
+        """Return the roster file that the DSP shows, of whatever task; empty for none.
+
+        Nothing of it is checked but that the participant is a member there.
+
+        Raises:
+            WrongTaskError: it serves a task of which the participant is no member.
+            AggregatorError: the DSP could not be reached.
+            HREError: it refuses.
+        """
+        own = self._task.cfg
+
+        def read(answer: bytes, sent: bytes) -> bytes:
+            if kind_of(answer) != "refusal":
+                reply = decode(answer, TaskReply, max_bytes=_MOST_ROSTER_BYTES)
+                return b"".join(reply.parts)
+            refusal = decode(answer, Refusal, max_bytes=0).header
+            if refusal.about != hashlib.sha256(sent).digest():
+                raise LostError("other octets arrived than were sent")
+            if refusal.cfg == own:
+                raise refusal.exception()
+            raise WrongTaskError(
+                f"the DSP serves another task, {refusal.cfg.hex()[:16]}, in which "
+                f"{self._name!r} has no part; this roster's is {own.hex()[:16]}: check "
+                "the URL, and fetch the roster that its operator signed last"
+            )
+
+        def message() -> bytes:
+            moment = self._next_moment()
+            request = TaskRequest(cfg=own, sender=self._name, moment=moment)
+            return seal(request, self.secret.signing).encode()
+
+        return self.exchange.send("/v1/task", message, read, _MOST_ROSTER_BYTES)
+
+    def wanted_snapshots(self) -> tuple[Asked, ...]:
+        """Return who asks for a snapshot, besides this participant.
 
         Raises:
             AggregatorError: the DSP could not be reached.
         """
-        return self.exchange.get("/v1/snapshots/wanted", besides=self._name)
 
-    def offer_snapshot(self, snapshot: bytes) -> None:
-        """Hand a sealed snapshot to the DSP.
+        def ask(moment: int) -> WantedRequest:
+            return WantedRequest(cfg=self._task.cfg, sender=self._name, moment=moment)
+
+        answer = self.request(
+            "/v1/snapshots/wanted",
+            ask,
+            Wanted,
+            fits=lambda it: it.recipient == self._name,
+        )
+        return cast(Envelope[Wanted], answer).header.asked
+
+    def help_with(self, message: bytes) -> None:
+        """Hand a voucher or a sealed snapshot to the DSP.
 
         Raises:
             AggregatorError: the DSP could not be reached.
         """
+        kind = {"snapshot": "/v1/snapshots", "voucher": "/v1/snapshots/vouch"}
         self.exchange.ask(
-            "/v1/snapshots",
-            lambda: snapshot,
+            kind[kind_of(message)],
+            lambda: message,
             SnapshotReply,
             fits=lambda _: False,
             may_be_empty=True,

@@ -27,11 +27,12 @@ from hre_torch.errors import (
     StaleUploadError,
 )
 from hre_torch.protocol.aggregator import Aggregator
-from hre_torch.protocol.answers import read_acknowledgement
+from hre_torch.protocol.answers import read_decision
 from hre_torch.protocol.ciphers import Integers
 from hre_torch.protocol.envelope import Envelope
 from hre_torch.protocol.messages import Upload
 from hre_torch.protocol.participant import Opened
+from hre_torch.protocol.pending import Attempt
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.session_state import SessionState
 from hre_torch.protocol.workers import Workers
@@ -49,7 +50,8 @@ class BackgroundSession(Session):
 
     Errors of the network surface at the next `push` or `pull`; the sealed octets are
     kept and sent again. An update that comes back as too old, or because too many of
-    one's own are unreleased, is sealed anew once a newer version is known.
+    one's own are unreleased, is sealed anew once a newer version is known; one that is
+    refused for another reason is kept, too, and the next `push` or `pull` says so.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -87,8 +89,7 @@ class BackgroundSession(Session):
             StaleUploadError: the weights known here are too old; nothing was kept.
             AggregatorError: an *earlier* upload did not get through; this one was not
                 kept, the earlier one is sent again.
-            HREError: an earlier upload was refused for good; what is attached has the
-                update back.
+            HREError: an earlier upload was refused; this one was not kept.
         """
         self._collect()
         config = self.task.config
@@ -124,7 +125,7 @@ class BackgroundSession(Session):
 
         Raises:
             AggregatorError: the DSP could not be reached.
-            HREError: an upload was refused for good.
+            HREError: an upload was refused for what is in it.
         """
         self._drain()
         self._waits = True
@@ -143,7 +144,7 @@ class BackgroundSession(Session):
 
         Raises:
             AggregatorError: the DSP could not be reached; nothing is lost.
-            HREError: an upload was refused for good.
+            HREError: an upload was refused for what is in it.
         """
         self._drain()
         return super().state()
@@ -159,15 +160,15 @@ class BackgroundSession(Session):
         self._prefetcher.stop()
         self._backend.close()
 
-    def _enqueue(self, values: Integers) -> int:
-        upload, data = self._seal(values)
+    def _enqueue(self, values: Integers, attempts: tuple[Attempt, ...] = ()) -> int:
+        upload, data = self._seal(values, attempts)
         self._under_way += 1
         self._outbox.put((upload, data))
         return upload.header.sequence
 
     def _seal_refused(self) -> None:
-        while (values := self._pending.take_due(self.version)) is not None:
-            self._enqueue(values)
+        for update in self._pending.take_due(self.version):
+            self._enqueue(update.values, update.attempts)
 
     def _send_all(self) -> None:
         """Send in order; the sender's thread."""
@@ -199,22 +200,15 @@ class BackgroundSession(Session):
             if isinstance(answer, HREError):
                 self._retry.set()
                 raise answer
-            self._under_way -= 1
             self.statistics.bytes_up += len(data)
-            self._note(upload, data, answer)
-
-    def _note(self, upload: Envelope[Upload], data: bytes, answer: bytes) -> None:
-        header = upload.header
-        try:
-            ack = read_acknowledgement(answer, upload, data, self.task)
-        except (StaleUploadError, BackPressure):
-            self._pending.refuse(header.sequence, header.base_version)
-        except HREError:
-            self._give_back(header.sequence)
-            raise
-        else:
-            self.latest_version = max(self.latest_version, ack.version)
-            self.statistics.pushes += 1
+            try:
+                decision = read_decision(answer, upload, data, self.task)
+            except HREError:
+                # No last word: only these octets may go out again.
+                self._outbox.put((upload, data))
+                raise
+            self._under_way -= 1
+            self._note(upload, decision)
 
     def _drain(self) -> None:
         self._collect(wait=True)

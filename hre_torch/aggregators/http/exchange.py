@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -15,7 +15,7 @@ import httpx
 from hre_torch.aggregators.addresses import client_options
 from hre_torch.aggregators.replies import Gathered, LostError, authentic
 from hre_torch.aggregators.retries import Outage, RetryPolicy, loss_of
-from hre_torch.errors import AggregatorError
+from hre_torch.errors import AggregatorError, MessageError
 from hre_torch.protocol.envelope import Envelope, Header
 from hre_torch.protocol.task import Task
 
@@ -24,8 +24,6 @@ __all__ = ["Answer", "Exchange"]
 H = TypeVar("H", bound=Header)
 T = TypeVar("T")
 
-_MOST_ROSTER_BYTES: Final = 1 << 26
-"""Of the signed roster, which is longer than any message where many participate."""
 _HOPELESS: Final = {
     405: "this is no route for messages; check the URL",
     411: "something on the way takes the length off messages; it must not",
@@ -100,9 +98,7 @@ class Exchange:
             AggregatorError: no attempt brought an answer.
         """
 
-        def attempt() -> Answer | None:
-            octets = message()
-            answer = self._post(route, octets)
+        def read(answer: bytes, octets: bytes) -> Answer | None:
             if not answer:
                 if may_be_empty:
                     return None
@@ -119,21 +115,39 @@ class Exchange:
                 raise LostError("an answer to another message")
             return Answer(answer, envelope)
 
-        return self._persist(route, attempt)
+        return self.send(route, message, read, self._max_bytes)
 
-    def get(self, route: str, **query: str) -> bytes:
-        """Return what an open route shows; empty for nothing.
+    def send(
+        self,
+        route: str,
+        message: Callable[[], bytes],
+        read: Callable[[bytes, bytes], T],
+        most: int,
+    ) -> T:
+        """Return what `read` makes of an answer, given that and what was sent.
+
+        Args:
+            route: where to send.
+            message: makes what to send, for every attempt.
+            read: raises `LostError` or `MessageError` where this is no answer.
+            most: octets of body that an answer may have.
 
         Raises:
             AggregatorError: no attempt brought an answer.
         """
-        return self._persist(
-            route,
-            lambda: self._send(
-                self._client.build_request("GET", route, params=query),
-                _MOST_ROSTER_BYTES,
-            ),
-        )
+        pauses = self._policy.pauses()
+        while True:
+            octets = message()
+            try:
+                answer = read(self._post(route, octets, most), octets)
+            except MessageError as error:
+                self._pause_after(route, LostError(str(error)), pauses, error)
+            except (httpx.HTTPError, LostError) as error:
+                self._pause_after(route, loss_of(error), pauses, error)
+            else:
+                self._answered = True
+                self._outage.ends()
+                return answer
 
     def end_within(self, seconds: float) -> None:
         """Try nothing again after so many seconds, whatever the policy says."""
@@ -144,11 +158,8 @@ class Exchange:
         """Close the connections."""
         self._client.close()
 
-    def _post(self, route: str, octets: bytes) -> bytes:
+    def _post(self, route: str, octets: bytes, most: int) -> bytes:
         request = self._client.build_request("POST", route, content=octets)
-        return self._send(request, self._max_bytes)
-
-    def _send(self, request: httpx.Request, most: int) -> bytes:
         response = self._client.send(request, stream=True)
         try:
             answer = Gathered(most).extend(response.iter_raw()).octets()
@@ -158,27 +169,24 @@ class Exchange:
             raise _complaint(response.status_code, answer)
         return answer
 
-    def _persist(self, route: str, attempt: Callable[[], T]) -> T:
-        pauses = self._policy.pauses()
-        while True:
-            try:
-                answer = attempt()
-            except (httpx.HTTPError, LostError) as error:
-                lost = loss_of(error)
-                vain = lost.hopeless or (lost.misconfigured and not self._answered)
-                pause = None if vain else next(pauses, None)
-                if pause is None or time.monotonic() + pause > self._end:
-                    raise AggregatorError(
-                        f"the DSP at {self._url} gives no answer on {route} ({lost})"
-                        + ("" if vain else "; check the URL and the network")
-                        + "; nothing is lost"
-                    ) from error
-                self._outage.lasts(lost)
-                self._rest(pause)
-            else:
-                self._answered = True
-                self._outage.ends()
-                return answer
+    def _pause_after(
+        self, route: str, lost: LostError, pauses: Iterator[float], error: Exception
+    ) -> None:
+        """Wait for the next attempt.
+
+        Raises:
+            AggregatorError: there is none.
+        """
+        vain = lost.hopeless or (lost.misconfigured and not self._answered)
+        pause = None if vain else next(pauses, None)
+        if pause is None or time.monotonic() + pause > self._end:
+            raise AggregatorError(
+                f"the DSP at {self._url} gives no answer on {route} ({lost})"
+                + ("" if vain else "; check the URL and the network")
+                + "; nothing is lost"
+            ) from error
+        self._outage.lasts(lost)
+        self._rest(pause)
 
     def _rest(self, pause: float) -> None:
         if self._ending.is_set():

@@ -1,17 +1,20 @@
 """The released weights, sealed for a participant that comes late or lost its memory.
 
-The newcomer signs a fresh X25519 key; whoever sees the request seals version, chain and
-weights for it, and signs that. The DSP carries both and reads neither. The newcomer
-believes the weights when t identities have signed their hash: the snapshot's sender,
-and the owners of uploads that are based on that version.
+The newcomer signs a fresh X25519 key. Whoever sees the request says, signed, which
+models of which versions it knows, and seals version, chain and weights for the key
+unless somebody else's snapshot is of the same model. The DSP carries all of it and
+reads nothing. The newcomer believes the weights when c + 1 identities besides itself
+have signed their hash, in this way or in uploads: at most c lie.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 import numpy as np
@@ -23,10 +26,12 @@ from hre_torch.errors import AggregatorError, CryptoError, ProtocolError, TaskEr
 from hre_torch.protocol.envelope import Envelope, decode, parse_header, seal
 from hre_torch.protocol.messages import Upload, named_models
 from hre_torch.protocol.requests import (
+    Asked,
     Snapshot,
     SnapshotQuery,
     SnapshotReply,
     SnapshotRequest,
+    Voucher,
     Witness,
 )
 from hre_torch.protocol.roster import Secret
@@ -35,22 +40,34 @@ from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.vectors import chained_digest, decode_vector, state_digest
 
-__all__ = ["Released", "ask_for_snapshot", "seal_snapshot", "snapshot_bytes"]
+__all__ = [
+    "Released",
+    "SnapshotHelper",
+    "ask_for_snapshot",
+    "seal_snapshot",
+    "snapshot_bytes",
+]
 
+_LOGGER: Final = logging.getLogger("hre_torch")
 _POLL_SECONDS: Final = 0.2
-_ASK_AGAIN_SECONDS: Final = 5.0
-"""By then training has moved on, and a snapshot of a newer version has better
-witnesses. Twice as long after every request: who could answer may pull rarely, sees the
-request at one pull and answers at the next."""
+_TOLD_AFTER_SECONDS: Final = 5.0
+_NOBODY: Final = (
+    "participants that hold them answer at their next push or pull; if nobody holds "
+    "them any more, the operator starts a new task from weights that somebody has "
+    "written with --out: hre-torch roster sign --start FILE"
+)
 
 
 @dataclass(frozen=True)
 class Released:
-    """Released weights at one version: int64 at scale 2^f, shape `(n_values,)`."""
+    """Released weights at one version: int64 at scale 2^f, shape `(n_values,)`.
+
+    `state_digests` is what headers say of them and, if that is known, of those before.
+    """
 
     version: int
     chain: bytes
-    model_digest: bytes
+    state_digests: bytes
     weights: npt.NDArray[np.int64]
 
 
@@ -62,8 +79,8 @@ def snapshot_bytes(task: Task) -> int:
 def seal_snapshot(session: Session, secret: Secret, request: bytes) -> bytes | None:
     """Return an encoded snapshot for whoever asks.
 
-    None if the request is not valid, or if this session was itself resumed and has
-    seen no release since, so that it cannot prove what the weights' digest is made of.
+    None if the request is not valid, or if this session has opened several releases
+    as one, so that it cannot prove what the weights' digest is made of.
 
     Args:
         session: of the participant that helps.
@@ -102,10 +119,56 @@ def seal_snapshot(session: Session, secret: Secret, request: bytes) -> bytes | N
     return seal(header, secret.signing, (sealed,)).encode()
 
 
+class SnapshotHelper:
+    """What one session owes those who come late: its word, and perhaps its weights.
+
+    Args:
+        session: of the participant that helps.
+        secret: its keys.
+    """
+
+    def __init__(self, session: Session, secret: Secret) -> None:
+        self._session = session
+        self._secret = secret
+        self._vouched: dict[bytes, int] = {}
+        self._sealed: dict[bytes, int] = {}
+
+    def answers(self, asked: Sequence[Asked]) -> list[bytes]:
+        """Return encoded messages for the DSP, once for every version known here.
+
+        Args:
+            asked: all requests that are open.
+        """
+        session = self._session
+        here, run = session.version, session.state_digests
+        answers = []
+        if any(self._vouched.get(each.request) != here for each in asked):
+            voucher = Voucher(
+                cfg=session.task.cfg,
+                sender=self._secret.name,
+                base_version=here,
+                state_digests=run,
+            )
+            answers.append(seal(voucher, self._secret.signing).encode())
+        models = dict(named_models(here, run))
+        sealed = {}
+        for each in asked:
+            sealed[each.request] = before = self._sealed.get(each.request, -1)
+            if before == here or models.get(each.version) == each.state_digest:
+                continue
+            sealed[each.request] = here
+            snapshot = seal_snapshot(session, self._secret, each.request)
+            if snapshot is not None:
+                answers.append(snapshot)
+        self._vouched = {each.request: here for each in asked}
+        self._sealed = sealed
+        return answers
+
+
 def ask_for_snapshot(
     link: HTTPAggregator, task: Task, secret: Secret, *, timeout: float | None
 ) -> Released:
-    """Return released weights that t identities vouch for.
+    """Return released weights that c + 1 identities besides the asker vouch for.
 
     Args:
         link: connection to the DSP.
@@ -118,24 +181,29 @@ def ask_for_snapshot(
         AggregatorError: nobody did in time.
     """
     deadline = time.monotonic() + (math.inf if timeout is None else timeout)
-    heard, interval = "nobody answered", _ASK_AGAIN_SECONDS
+    told = time.monotonic() + _TOLD_AFTER_SECONDS
+    key = BoxKey()
+    heard, digest = "nobody has answered yet", _ask(link, task, secret, key)
     while time.monotonic() < deadline:
-        key = BoxKey()
-        digest = _ask(link, task, secret, key)
-        again = min(deadline, time.monotonic() + interval)
-        interval *= 2
-        while time.monotonic() < again:
+        try:
             reply = _collect(link, task, secret, digest)
-            if reply is not None:
-                try:
-                    return _checked(reply, task, secret, key, digest)
-                except (ProtocolError, TaskError, CryptoError) as error:
-                    heard = str(error)
-            time.sleep(_POLL_SECONDS)
+            if reply.parts:
+                return _checked(reply, task, secret, key, digest)
+        except _ForgottenError:
+            digest = _ask(link, task, secret, key)
+        except (ProtocolError, TaskError, CryptoError) as error:
+            heard = str(error)
+        if time.monotonic() > told:
+            told = math.inf
+            _LOGGER.warning("waiting for the released weights (%s): %s", heard, _NOBODY)
+        time.sleep(_POLL_SECONDS)
     raise AggregatorError(
-        f"no snapshot of the released weights in {timeout:.0f} s ({heard}); others "
-        "must be training while one joins; try again, or start from the initial weights"
+        f"no snapshot of the released weights in {timeout:.0f} s ({heard}); {_NOBODY}"
     )
+
+
+class _ForgottenError(Exception):
+    """The DSP knows nothing of a request, as after a restart."""
 
 
 def _ask(link: HTTPAggregator, task: Task, secret: Secret, key: BoxKey) -> bytes:
@@ -156,19 +224,22 @@ def _ask(link: HTTPAggregator, task: Task, secret: Secret, key: BoxKey) -> bytes
 
 def _collect(
     link: HTTPAggregator, task: Task, secret: Secret, digest: bytes
-) -> Envelope[SnapshotReply] | None:
+) -> Envelope[SnapshotReply]:
     def make(moment: int) -> SnapshotQuery:
         return SnapshotQuery(
             cfg=task.cfg, sender=secret.name, moment=moment, request=digest
         )
 
-    return link.request(
-        "/v1/snapshots/collect",
-        make,
-        SnapshotReply,
-        fits=lambda reply: reply.recipient == secret.name,
-        may_be_empty=True,
-    )
+    try:
+        reply = link.request(
+            "/v1/snapshots/collect",
+            make,
+            SnapshotReply,
+            fits=lambda reply: reply.recipient == secret.name,
+        )
+    except TaskError as error:
+        raise _ForgottenError(str(error)) from error
+    return cast(Envelope[SnapshotReply], reply)
 
 
 def _checked(
@@ -191,13 +262,11 @@ def _checked(
         if (name := _voucher(witness, header, task)) is not None
     }
     vouching.discard(secret.name)
-    needed = min(
-        task.config.min_contributions, max(1, len(task.roster.participants) - 1)
-    )
+    needed = task.config.assumed_colluders + 1
     if len(vouching) < needed:
         raise TaskError(
             f"{len(vouching)} identities vouch for version {header.version}, "
-            f"{needed} must"
+            f"{needed} must, so that one of them is honest"
         )
     sealed = b"".join(snapshot.parts)
     context = _context(task, secret.name, digest)
@@ -205,7 +274,8 @@ def _checked(
     weights = decode_vector(opened, "<i8", task.config.n_values).astype(np.int64)
     if not _explains(task, header.state_digest, header.previous_digest, weights):
         raise TaskError("the snapshot does not hold the weights that it names")
-    return Released(header.version, header.chain, header.state_digest, weights)
+    run = header.previous_digest + header.state_digest
+    return Released(header.version, header.chain, run, weights)
 
 
 def _explains(
@@ -225,21 +295,21 @@ def _explains(
 
 
 def _voucher(witness: Witness, snapshot: Snapshot, task: Task) -> str | None:
-    """Return who vouches for the snapshot's weights with an upload, if anybody."""
+    """Return who vouches for the snapshot's weights, if anybody."""
     try:
-        upload = Envelope(
-            parse_header(witness.header, Upload),
+        said = Envelope(
+            parse_header(witness.header, Upload | Voucher),
             witness.header,
             (),
             witness.proof,
             witness.signature,
         )
-        upload.verify(task.roster.participant(upload.header.sender).signing_key)
+        said.verify(task.roster.participant(said.header.sender).signing_key)
     except (ProtocolError, TaskError):
         return None
-    header = upload.header
-    said = dict(named_models(header.base_version, header.state_digests))
-    if header.cfg != task.cfg or said.get(snapshot.version) != snapshot.state_digest:
+    header = said.header
+    models = dict(named_models(header.base_version, header.state_digests))
+    if header.cfg != task.cfg or models.get(snapshot.version) != snapshot.state_digest:
         return None
     return str(header.sender)
 

@@ -11,8 +11,6 @@ from functools import partial
 from typing import Any, Final
 
 from starlette.applications import Starlette
-from starlette.requests import Request as HTTPRequest
-from starlette.responses import Response
 from starlette.routing import Route
 
 from hre_torch.aggregators.services.caretaker import Caretaker
@@ -26,7 +24,7 @@ from hre_torch.aggregators.services.rejections import Rejections
 from hre_torch.aggregators.services.relay import SnapshotRelay
 from hre_torch.aggregators.services.routes import Desk
 from hre_torch.aggregators.services.steps import Durable, Steps
-from hre_torch.errors import HREError, MessageError, StoreError
+from hre_torch.errors import AggregatorError, HREError, MessageError, StoreError
 from hre_torch.protocol.data_service import DataServiceProvider
 from hre_torch.protocol.envelope import DIGEST_BYTES, Envelope, decode, seal
 from hre_torch.protocol.framing import signed_bytes
@@ -41,7 +39,13 @@ from hre_torch.protocol.messages import (
     Upload,
     Verdict,
 )
-from hre_torch.protocol.requests import Fetch, Status, StatusRequest
+from hre_torch.protocol.requests import (
+    Fetch,
+    Status,
+    StatusRequest,
+    TaskReply,
+    TaskRequest,
+)
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task
@@ -68,7 +72,7 @@ class DataServiceService:
         store: where its changes become durable.
         errands: the connection to the KTS.
         metrics: what may be measured; pass it to the role as its observer too.
-        published: what `/v1/task` shows, such as the signed roster file.
+        published: what `/v1/task` shows to members: the signed roster file.
 
     Attributes:
         app: what participants talk to.
@@ -138,7 +142,7 @@ class DataServiceService:
             enquiries.route("/v1/fetch", Fetch, self._fetch),
             enquiries.route("/v1/status", StatusRequest, self._status),
             *self._relay.routes(self._desk, self._intake, enquiries),
-            Route("/v1/task", self._show_task),
+            enquiries.route("/v1/task", TaskRequest, self._show_task, any_task=True),
             self._readiness.route(),
         ]
 
@@ -147,7 +151,16 @@ class DataServiceService:
             # What was begun before a restart comes first, so that lists of uploads
             # follow from the order in which these were acknowledged.
             await self._care.settled(_RELEASE_PATIENCE)
-        upload, deposit, ack = await self._steps.run(self._admit, message)
+        admitted = await self._steps.run(self._admit, message)
+        if admitted is None:
+            await self._care.settled(_RELEASE_PATIENCE)
+            admitted = await self._steps.run(self._admit, message)
+        if admitted is None:
+            raise UnreachableError(
+                "the upload voids one that waits for a release to be signed, and the "
+                "key transform server does not answer; send the upload again"
+            )
+        upload, deposit, ack = admitted
         if ack is None:
             try:
                 ack = await self._deposit(upload.digest, deposit)
@@ -162,28 +175,44 @@ class DataServiceService:
         return ack.encode()
 
     async def _deposit(self, upload: bytes, deposit: bytes) -> Envelope[Ack]:
-        """Have the KTS log an upload; if it refuses, the upload is dropped here too."""
+        """Have the KTS log an upload; if it refuses, the upload is dropped here too.
+
+        Unless another copy of the same message was taken meanwhile.
+        """
         try:
             receipt = await self._errands.ask("/v1/deposits", deposit, Receipt)
-        except UnreachableError:
+            return await self._steps.run(self._confirm, receipt)
+        except AggregatorError:
             raise
-        except HREError:
-            await self._steps.run(self._withdraw, upload)
-            raise
-        return await self._steps.run(self._confirm, receipt)
+        except HREError as error:
+            ack = await self._steps.run(self._withdraw, upload, error)
+            if self._order is not None:
+                self._care.call()
+            if ack is None:
+                raise
+            return ack
 
-    def _withdraw(self, upload: bytes) -> None:
-        # Another copy of the same message may have met the same refusal before.
-        if self._role.is_pending(upload):
-            self._role.withdraw(upload)
+    def _withdraw(self, upload: bytes, error: HREError) -> Envelope[Ack] | None:
+        ack = self._role.withdraw(upload, error)
+        # What it would have voided may be due again.
+        self._propose()
+        return ack
 
     def _admit(
         self, message: bytes
-    ) -> tuple[Envelope[Upload], bytes, Envelope[Ack] | None]:
+    ) -> tuple[Envelope[Upload], bytes, Envelope[Ack] | None] | None:
+        """Take an upload in; None if a list has to be signed first that it would void.
+
+        Whether the KTS signs that list or drops what is in it must not depend on which
+        of two messages is faster: the list could never be signed again.
+        """
         upload = decode(message, Upload, cfg=self.task.cfg, max_bytes=self._max_bytes)
         known = self._role.acknowledge(upload.digest)
         if known is not None:
             return upload, b"", known
+        order = self._order
+        if order is not None and self._role.holds_up(upload.header, order.header):
+            return None
         deposit = self._role.admit(upload).encode()
         self._count_pending(upload.header.sender)
         return upload, deposit, None
@@ -308,8 +337,17 @@ class DataServiceService:
         )
         return seal(status, self._secret.signing)
 
-    async def _show_task(self, request: HTTPRequest) -> Response:
-        return Response(self._published, media_type="application/json")
+    async def _show_task(
+        self, message: bytes, request: Envelope[TaskRequest]
+    ) -> Envelope[Any]:
+        reply = TaskReply(
+            cfg=self.task.cfg,
+            sender=self._secret.name,
+            recipient=request.header.sender,
+            moment=request.header.moment,
+        )
+        parts = (self._published,) if self._published else ()
+        return seal(reply, self._secret.signing, parts)
 
     def _count_pending(self, *names: str) -> None:
         self._metrics.version.set(self._role.version)

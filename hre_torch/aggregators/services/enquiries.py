@@ -49,16 +49,20 @@ class Enquiries:
         self._intake = intake
         self._moments: dict[str, int] = {}
 
-    def route(self, path: str, kind: type[Header], answer: Answer) -> Route:
-        """Return a route on which requests of one kind get an answer."""
+    def route(
+        self, path: str, kind: type[Header], answer: Answer, *, any_task: bool = False
+    ) -> Route:
+        """Return a route on which requests of one kind, of this task, get an answer."""
+        cfg = None if any_task else self._task.cfg
 
         async def work(message: bytes) -> bytes | None:
-            request = decode(message, kind, cfg=self._task.cfg, max_bytes=0)
+            request = decode(message, kind, cfg=cfg, max_bytes=0)
             self._check_moment(request.header)  # type: ignore[arg-type]
             reply = await answer(message, request)
             return None if reply is None else reply.encode()
 
-        return self._desk.route(path, self._intake, Expected(kind, SMALL, 0, 0), work)
+        expected = Expected(kind, SMALL, 0, 0, any_task=any_task)
+        return self._desk.route(path, self._intake, expected, work)
 
     def _check_moment(self, request: Request) -> None:
         ahead = request.moment - time.time_ns()

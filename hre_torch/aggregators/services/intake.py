@@ -44,6 +44,8 @@ class Expected:
         max_proof: most octets of proof.
         max_body: most octets of parts.
         check: further checks of the head, before the body is kept.
+        any_task: whether messages of other tasks are welcome, if a sender of this
+            task has signed them.
     """
 
     kind: type[Header]
@@ -51,6 +53,7 @@ class Expected:
     max_proof: int
     max_body: int
     check: Callable[[Any], None] | None = None
+    any_task: bool = False
 
     @property
     def max_octets(self) -> int:
@@ -119,7 +122,8 @@ class Intake:
         Raises:
             HREError: it is malformed, of another task, or not of a known sender.
         """
-        envelope = decode_head(head, expected.kind, cfg=self._cfg)
+        cfg = None if expected.any_task else self._cfg
+        envelope = decode_head(head, expected.kind, cfg=cfg)
         sender = envelope.header.sender
         if sender not in self._senders:
             raise TaskError(

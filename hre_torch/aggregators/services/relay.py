@@ -1,31 +1,34 @@
 """Snapshots for participants that come late: the DSP carries what it cannot read.
 
-A late participant asks; the others see that somebody asks whenever they fetch, and one
-of them seals the released weights. With the snapshot go headers of uploads that are
-based on its version: their signatures vouch for the hash of those weights. All of it is
-forgotten in a restart, since everything can be asked for again.
+A late participant asks; the others see all who ask whenever they look, and each says,
+signed, which models of which versions it knows; whoever does not find its own among the
+snapshots so far seals the released weights. Here the snapshot is kept that most
+identities name, the newer one of two. All of it is forgotten in a restart, since
+everything can be asked for again.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
 from hre_torch.aggregators.services.enquiries import SMALL, Enquiries
 from hre_torch.aggregators.services.intake import Expected, Intake
-from hre_torch.aggregators.services.routes import MEDIA_TYPE, Desk
-from hre_torch.errors import TaskError
-from hre_torch.protocol.envelope import Envelope, decode, seal
-from hre_torch.protocol.messages import Upload
+from hre_torch.aggregators.services.routes import Desk
+from hre_torch.errors import MessageError, TaskError
+from hre_torch.protocol.envelope import DIGEST_BYTES, Envelope, decode, seal
+from hre_torch.protocol.messages import Upload, named_models
 from hre_torch.protocol.requests import (
+    Asked,
     Snapshot,
     SnapshotQuery,
     SnapshotReply,
     SnapshotRequest,
+    Voucher,
+    Wanted,
+    WantedRequest,
     Witness,
 )
 from hre_torch.protocol.roster import Secret
@@ -33,19 +36,31 @@ from hre_torch.protocol.task import Task
 
 __all__ = ["SnapshotRelay"]
 
-_MOST_RELEASES: Final = 64
-"""Age of the oldest weights whose witnesses are kept, where S allows older ones: by
-then a snapshot of them has long been asked for anew."""
-
 
 @dataclass
-class _Asked:
-    """A participant's newest request, and the first snapshot that answered it."""
+class _Open:
+    """A participant's newest request, and the best snapshot that answers it."""
 
     request: bytes
     digest: bytes
     snapshot: bytes = b""
-    version: int = 0
+    model: tuple[int, bytes] = (0, b"")
+    witnesses: dict[str, Witness] = field(default_factory=dict)
+    """Who has named the snapshot's model, its sender aside."""
+
+
+@dataclass(frozen=True)
+class _Word:
+    """The newest that an identity has said of released weights."""
+
+    base_version: int
+    models: dict[int, bytes]
+    witness: Witness
+
+    def names(self, model: tuple[int, bytes]) -> bool:
+        """Return whether it says that a version has this digest."""
+        version, digest = model
+        return self.models.get(version) == digest
 
 
 @dataclass
@@ -59,72 +74,84 @@ class SnapshotRelay:
 
     task: Task
     secret: Secret
-    _asked: dict[str, _Asked] = field(default_factory=dict)
-    _witnesses: dict[int, dict[str, Witness]] = field(default_factory=dict)
+    _asked: dict[str, _Open] = field(default_factory=dict)
+    _words: dict[str, _Word] = field(default_factory=dict)
 
     def routes(self, desk: Desk, intake: Intake, enquiries: Enquiries) -> list[Route]:
-        """Return the routes on which participants ask, look, offer and collect."""
+        """Return the routes on which participants ask, look, vouch, offer, collect."""
         offers = Expected(Snapshot, SMALL, 0, 8 * self.task.config.n_values + SMALL)
+        run = DIGEST_BYTES * (self.task.config.staleness_bound + 1)
+        vouchers = Expected(Voucher, SMALL + run, 0, 0)
+        cfg = self.task.cfg
 
         async def asked(message: bytes, request: Envelope[Any]) -> None:
             self.ask(message, request)
 
-        async def collected(
-            message: bytes, query: Envelope[Any]
-        ) -> Envelope[SnapshotReply] | None:
+        async def collected(message: bytes, query: Envelope[Any]) -> Envelope[Any]:
             return self.collect(query)
 
-        async def offered(message: bytes) -> None:
-            snapshot = decode(
-                message, Snapshot, cfg=self.task.cfg, max_bytes=offers.max_body
-            )
-            self.offer(message, snapshot)
+        async def wanted(message: bytes, request: Envelope[Any]) -> Envelope[Any]:
+            return self.wanted(request)
 
-        async def wanted(request: Request) -> Response:
-            message = self.wanted(request.query_params.get("besides", ""))
-            if message is None:
-                return Response(status_code=204)
-            return Response(message, media_type=MEDIA_TYPE)
+        async def offered(message: bytes) -> None:
+            self.offer(
+                message, decode(message, Snapshot, cfg=cfg, max_bytes=offers.max_body)
+            )
+
+        async def vouched(message: bytes) -> None:
+            self.vouch(decode(message, Voucher, cfg=cfg, max_bytes=0))
 
         return [
             enquiries.route("/v1/snapshots/ask", SnapshotRequest, asked),
             enquiries.route("/v1/snapshots/collect", SnapshotQuery, collected),
+            enquiries.route("/v1/snapshots/wanted", WantedRequest, wanted),
+            desk.route("/v1/snapshots/vouch", intake, vouchers, vouched),
             desk.route("/v1/snapshots", intake, offers, offered),
-            Route("/v1/snapshots/wanted", wanted),
         ]
 
     def witness(self, upload: Envelope[Upload]) -> None:
-        """Keep who vouches for the weights that a checked upload is based on.
+        """Keep what a checked upload says of the weights that it is based on.
 
-        Witnesses for weights more than S releases older than the newest that an upload
-        is based on go, since a snapshot of these would be too old to push upon. So does
-        a snapshot for the upload's sender, who has weights by now.
+        A snapshot for the upload's sender goes, who has weights by now.
         """
-        header = upload.header
-        self._asked.pop(header.sender, None)
-        version = self._witnesses.setdefault(header.base_version, {})
-        version[header.sender] = Witness(
-            upload.header_bytes, upload.proof, upload.signature
-        )
-        oldest = max(self._witnesses) - min(
-            self.task.config.staleness_bound, _MOST_RELEASES
-        )
-        for old in [kept for kept in self._witnesses if kept < oldest]:
-            del self._witnesses[old]
+        self._asked.pop(upload.header.sender, None)
+        self._keep(upload)
+
+    def vouch(self, voucher: Envelope[Voucher]) -> None:
+        """Keep what a participant says of released weights.
+
+        Raises:
+            MessageError: it names more versions than there can be.
+        """
+        header = voucher.header
+        if len(header.state_digests) % DIGEST_BYTES:
+            raise MessageError("a voucher names whole digests of 32 octets each")
+        if len(header.state_digests) > DIGEST_BYTES * (header.base_version + 1):
+            raise MessageError("a voucher names versions before the first one")
+        self._keep(voucher)
 
     def ask(self, message: bytes, request: Envelope[SnapshotRequest]) -> None:
         """Take a late participant's request; a newer one replaces it."""
-        self._asked[request.header.sender] = _Asked(message, request.digest)
+        self._asked[request.header.sender] = _Open(message, request.digest)
 
-    def wanted(self, besides: str) -> bytes | None:
-        """Return a request that nobody has answered and that is not `besides`' own."""
-        for name, asked in self._asked.items():
-            if name != besides and not asked.snapshot:
-                return asked.request
-        return None
+    def wanted(self, request: Envelope[WantedRequest]) -> Envelope[Wanted]:
+        """Return all requests but the asker's own."""
+        name = request.header.sender
+        wanted = Wanted(
+            cfg=self.task.cfg,
+            sender=self.secret.name,
+            recipient=name,
+            moment=request.header.moment,
+            asked=tuple(
+                Asked(asked.request, *asked.model)
+                for other, asked in self._asked.items()
+                if other != name
+            ),
+        )
+        return seal(wanted, self.secret.signing)
 
     def offer(self, message: bytes, snapshot: Envelope[Snapshot]) -> None:
-        """Keep a snapshot for whoever asked for it.
+        """Keep a snapshot for whoever asked for it, if none that is better is there.
 
         Raises:
             TaskError: nobody asks for it.
@@ -133,19 +160,45 @@ class SnapshotRelay:
         asked = self._asked.get(header.recipient)
         if asked is None or asked.digest != header.request:
             raise TaskError(f"{header.recipient!r} does not ask for such a snapshot")
-        if not asked.snapshot:
-            asked.snapshot, asked.version = message, header.version
+        model = (header.version, header.state_digest)
+        witnesses = {
+            name: word.witness
+            for name, word in self._words.items()
+            if word.names(model) and name != header.sender
+        }
+        worth = (len(witnesses), header.version)
+        if not asked.snapshot or worth > (len(asked.witnesses), asked.model[0]):
+            asked.snapshot, asked.model, asked.witnesses = message, model, witnesses
 
-    def collect(self, query: Envelope[SnapshotQuery]) -> Envelope[SnapshotReply] | None:
-        """Return the snapshot that answers a request, and its witnesses so far."""
-        asked = self._asked.get(query.header.sender)
-        if asked is None or asked.digest != query.header.request or not asked.snapshot:
-            return None
+    def collect(self, query: Envelope[SnapshotQuery]) -> Envelope[SnapshotReply]:
+        """Return the snapshot that answers a request, if there is one, and witnesses.
+
+        Raises:
+            TaskError: there is no such request here, perhaps any more.
+        """
+        name = query.header.sender
+        asked = self._asked.get(name)
+        if asked is None or asked.digest != query.header.request:
+            raise TaskError(f"there is no such request of {name!r} here; ask again")
         reply = SnapshotReply(
             cfg=self.task.cfg,
             sender=self.secret.name,
-            recipient=query.header.sender,
+            recipient=name,
             moment=query.header.moment,
-            witnesses=tuple(self._witnesses.get(asked.version, {}).values()),
+            witnesses=tuple(asked.witnesses.values()),
         )
-        return seal(reply, self.secret.signing, (asked.snapshot,))
+        parts = (asked.snapshot,) if asked.snapshot else ()
+        return seal(reply, self.secret.signing, parts)
+
+    def _keep(self, said: Envelope[Upload] | Envelope[Voucher]) -> None:
+        header = said.header
+        before = self._words.get(header.sender)
+        if before is not None and before.base_version > header.base_version:
+            return  # It came late, or again.
+        models = dict(named_models(header.base_version, header.state_digests))
+        witness = Witness(said.header_bytes, said.proof, said.signature)
+        word = _Word(header.base_version, models, witness)
+        self._words[header.sender] = word
+        for asked in self._asked.values():
+            if asked.snapshot and word.names(asked.model):
+                asked.witnesses[header.sender] = witness

@@ -43,6 +43,7 @@ class Contents:
         evidence: encoded records, oldest first.
         statements: encoded, in the order in which they were made.
         verdicts: encoded, oldest release first.
+        lists: signed lists that a line still names, encoded, by version.
         rebuild: versions whose sum is damaged but can be computed again.
         findings: what is wrong beyond repair, in words.
     """
@@ -61,6 +62,7 @@ class Contents:
     evidence: list[bytes] = field(default_factory=list)
     statements: list[bytes] = field(default_factory=list)
     verdicts: list[bytes] = field(default_factory=list)
+    lists: dict[int, bytes] = field(default_factory=dict)
     rebuild: list[int] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
 
@@ -151,6 +153,8 @@ class _Reader:
             self._lists[version] = header
             state.version, state.chain = version, chain
             self._contents.newest_release = encoded
+            if version in self._consumed:
+                self._contents.lists[version] = encoded
         for version, entries in self._consumed.items():
             if not self._names(version, entries):
                 self._find(f"lines of release {version} are not those of its list")
@@ -163,8 +167,10 @@ class _Reader:
                 self._find(
                     f"upload {entry.sequence} of {entry.name!r} is damaged or missing"
                 )
-            else:
-                self._contents.uploads[entry.digest] = stored
+                continue
+            self._contents.uploads[entry.digest] = stored
+            if entry.status == "pending":
+                entry.voids = stored.envelope().header.voids
 
     def read_sums(self) -> None:
         """Read the sums that are still kept, or what they can be computed from."""

@@ -80,6 +80,10 @@ class Recorder(Journal):
         """Change the upload's status, some time: see `Journal.accepted`."""
         self._note(partial(self._accept, upload), urgent=False)
 
+    def refused(self, name: str, sequence: int) -> None:
+        """Write that a number of a participant is used."""
+        self._note(partial(self._enroll, name, sequence=sequence))
+
     def withdrawn(self, upload: bytes) -> None:
         """Drop the upload; its participant's row knows that its number is used."""
         self._note(partial(self._withdraw, upload))

@@ -259,6 +259,7 @@ def _state(contents: Contents) -> DataServiceState | KeyTransformState | None:
         contents.releases,
         contents.fetched,
         tuple(contents.evidence),
+        contents.lists,
     )
     if contents.role == DATA_SERVICE:
         return DataServiceState(*common)

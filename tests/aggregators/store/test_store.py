@@ -110,7 +110,7 @@ def test_a_withdrawn_upload_is_gone_but_its_number_stays_used(world, new_pair):
     with suppress(TypeError):
         session.push(update(session, 0))
     (digest,) = pair.dsp.server.state().uploads
-    pair.dsp.call("withdraw", digest)
+    pair.dsp.call("withdraw", digest, StaleUploadError())
     before = pair.dsp.server.state()
     pair.dsp.restart()
     assert pair.dsp.server.state() == before
