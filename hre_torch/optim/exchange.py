@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import math
 import warnings
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,9 @@ from hre_torch.protocol.session import Session
 __all__ = ["Exchange"]
 
 Vector = npt.NDArray[np.float64]
+
+_HAIR: Final = 1 - 2.0**-30
+"""Sums of 10^7 squares and what follows of them are good to 10^-12."""
 
 
 class Exchange:
@@ -264,7 +267,9 @@ class Exchange:
                 float(np.square(self._parameters(place)).sum())
                 for place in self._places()
             )
-            factor *= min(1.0, self._clip / max(math.sqrt(squares), self._clip))
+            # A hair below the bound, which float arithmetic then never passes.
+            bound = self._clip * _HAIR
+            factor *= min(1.0, bound / max(math.sqrt(squares), bound))
         return factor
 
     def _update(self, place: slice, factor: float) -> Vector:

@@ -79,7 +79,8 @@ class HREOptimizer(Optimizer):
         module: the model. Needed for `buffers="mean"`, and whenever the parameter
             groups do not list all trainable parameters in the order of the model.
         push_every, pull_every: local steps from one to the next, >= 1.
-        clip: L2 bound of an update's parameters; the task's bound if left out.
+        clip: L2 bound of an update's parameters, at most the task's, which holds if it
+            is left out. What is clipped stays local and goes with later pushes.
         error_feedback: keep what quantisation left over; if not, it is dropped.
         buffers: `"mean"` averages the module's floating-point buffers, `"local"` not.
         rounding: rule of the quantiser; to the nearest if left out.
@@ -128,7 +129,8 @@ class HREOptimizer(Optimizer):
             staleness_weight=staleness_weight,
             noise=noise,
         )
-        check_numbers(push_every, pull_every, clip)
+        bound = session.task.config.clip
+        check_numbers(push_every, pull_every, clip, bound)
         super().__init__(inner.param_groups, inner.defaults)
         self.inner = inner
         self.session = session
@@ -140,7 +142,7 @@ class HREOptimizer(Optimizer):
         self._exchange_with = functools.partial(
             Exchange,
             session,
-            clip=session.task.config.clip if clip is None else clip,
+            clip=bound if clip is None else clip,
             error_feedback=error_feedback,
             rounding=rounding,
             staleness_weight=staleness_weight or Constant(),
