@@ -83,7 +83,7 @@ def squared_norm(values: Integers) -> int:
     >>> squared_norm(np.full(3, 2**40))
     3626777458843887524118528
     """
-    total = 0
+    total: int = 0
     for start in range(0, values.size, _PIECE):
         piece = values[start : start + _PIECE].astype(np.int64)
         largest = max(-int(piece.min()), int(piece.max()))
