@@ -128,7 +128,7 @@ class Outcome:
 
 
 def run(
-    attack: str, clip: float, *, enforced: bool, data: Data, recipe: Any
+    attack: str, clip: float, *, enforced: bool, data: Data, recipe: Recipe
 ) -> Outcome:
     """Train once.
 

@@ -63,7 +63,7 @@ def norm_bound(config: TaskConfig, count: int, weight: int = 0) -> int:
         count: how many uploads a sum holds, >= 1.
         weight: the sum of their weights, where they have any.
     """
-    length = Fraction(config.clip or 0) * 2**config.fraction_bits
+    length = Fraction(config.clip or 0) * (1 << config.fraction_bits)
     if config.combine == "weighted":
         length *= Fraction(weight, config.max_weight)
     else:
