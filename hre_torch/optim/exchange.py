@@ -66,6 +66,11 @@ class Exchange:
         noise: differential privacy of this participant; none if None.
         samples: how many samples an update stands for, where updates have weights.
 
+    Attributes:
+        view: as given.
+        model: what is not pushed yet.
+        clipped: whether the clip has shortened the newest update.
+
     Raises:
         UnsupportedError: the noise or the samples do not fit the task. Later on, by any
             method: another optimizer was made on the same session.
@@ -89,6 +94,7 @@ class Exchange:
         self._combination = Combination(session.task.config)
         self._weight = self._combination.weight_of(samples)
         self._clip = clip
+        self.clipped = False
         self._error_feedback = error_feedback
         self._rounding = rounding
         self._staleness_weight = staleness_weight
@@ -269,7 +275,9 @@ class Exchange:
             )
             # A hair below the bound, which float arithmetic then never passes.
             bound = self._clip * _HAIR
-            factor *= min(1.0, bound / max(math.sqrt(squares), bound))
+            norm = math.sqrt(squares)
+            self.clipped = norm > bound
+            factor *= bound / max(norm, bound)
         return factor
 
     def _update(self, place: slice, factor: float) -> Vector:

@@ -80,7 +80,7 @@ class HREOptimizer(Optimizer):
             groups do not list all trainable parameters in the order of the model.
         push_every, pull_every: local steps from one to the next, >= 1.
         clip: L2 bound of an update's parameters, at most the task's, which holds if it
-            is left out. What is clipped stays local and goes with later pushes.
+            is left out. Longer updates are shortened to it, also in this model.
         error_feedback: keep what quantisation left over; if not, it is dropped.
         buffers: `"mean"` averages the module's floating-point buffers, `"local"` not.
         rounding: rule of the quantiser; to the nearest if left out.
@@ -214,6 +214,7 @@ class HREOptimizer(Optimizer):
         """
         sequence = self._require().push()
         self.progress.since_push = 0
+        self.progress.clipped += self._require().clipped
         return sequence
 
     def pull(self) -> list[Opened]:

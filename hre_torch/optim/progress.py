@@ -18,6 +18,7 @@ class Progress:
         local_steps: steps that the inner optimizer made.
         skipped_steps: steps or pushes left out because a number was not finite.
         held_back: pushes that `BackPressure` put off.
+        clipped: pushes that the clip has shortened.
         since_push: local steps since the last push.
         since_pull: local steps since the last pull.
     """
@@ -25,6 +26,7 @@ class Progress:
     local_steps: int = 0
     skipped_steps: int = 0
     held_back: int = 0
+    clipped: int = 0
     since_push: int = 0
     since_pull: int = 0
 
