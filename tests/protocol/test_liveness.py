@@ -199,7 +199,11 @@ def test_one_that_slept_through_s_releases_pulls_and_takes_part_again(
 @pytest.mark.parametrize("suite", SUITES)
 def test_a_liar_about_the_model_cannot_stop_the_honest_ones(make_federation, suite):
     federation = make_federation(
-        suite, participants=4, min_contributions=3, max_additions=64
+        suite,
+        participants=4,
+        min_contributions=3,
+        max_additions=64,
+        max_per_identity=16,
     )
     history = History()
     federation.servers.on_release.append(history.take)
