@@ -15,7 +15,7 @@ HREError
 │   └── MissingExtraError   an optional package is not installed
 ├── EncodingError           numbers that cannot be carried exactly
 │   ├── NonFiniteError      NaN or infinity where a number was expected
-│   ├── SlotOverflowError   a sum left its slot, or a value exceeds its bits
+│   ├── SlotOverflowError   a sum left its slot or its norm, or a value its bits
 │   └── ChecksumError       decoded count, checksum or weights cannot be right
 ├── CryptoError
 │   ├── InvalidElementError a group element is out of range or not invertible

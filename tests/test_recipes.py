@@ -156,7 +156,7 @@ def test_a_wrong_word_is_named_with_what_is_allowed_and_the_nearest_spelling(
         ("train.lr=0", "train.lr is 0, but must be greater than 0"),
         ("train.lr=abc", "train.lr is 'abc', but must be a valid number"),
         ("train.momentum=1", "train.momentum is 1, but must be less than 1"),
-        ("clip=-1", "clip is -1; it must be a positive number"),
+        ("clip=-1", "clip is -1.0; it must be a positive number"),
         ("train.epochs=null", "train.epochs is None, but must be a valid number"),
         ("train.speeds=[1, 0]", "train.speeds.1 is 0, but must be greater than 0"),
         ("train.memory_format=1", "train.memory_format is 1, but must be 'contiguous'"),

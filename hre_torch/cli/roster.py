@@ -168,10 +168,13 @@ def _summary(file: RosterFile) -> list[str]:
         task = file.task
         lines.append(
             f"signed: t={task.min_contributions} c={task.assumed_colluders} "
-            f"K={task.max_additions} Q={task.pending_limit} S={task.staleness_bound} "
+            f"K={task.max_additions} m={task.max_per_identity} Q={task.pending_limit} "
+            f"S={task.staleness_bound} "
             f"b={task.value_bits} f={task.fraction_bits} combine={task.combine} "
             f"values={task.n_values}"
             f"{f' max_samples={task.max_samples}' if task.max_samples else ''}"
+            f"{f' clip={task.clip}' if task.clip else ''}"
+            f"{f' noise_width={task.noise_width}' if task.noise_width else ''}"
         )
     lines.append(f"fingerprint {fingerprint(file)}")
     return lines

@@ -54,7 +54,8 @@ class HRECallback(pl.Callback):
             the fit begins.
         push_every: optimizer steps from push to push, >= 1.
         pull_every: optimizer steps from pull to pull, >= 1.
-        clip: L2 bound of an update's parameters; the task's bound if left out.
+        clip: L2 bound of an update's parameters, at most the task's, which holds if it
+            is left out.
         error_feedback: keep what quantisation left over; if not, it is dropped.
         buffers: `"mean"` averages the module's floating-point buffers, `"local"` not.
         rounding: rule of the quantiser; to the nearest if left out.

@@ -56,6 +56,8 @@ Vector = npt.NDArray[np.float64]
 
 _OWNERS: Final[MutableMapping[Tensor, weakref.ref[Session]]] = WeakTensorKeyDictionary()
 """Parameter to a weak reference of the session that trains it."""
+_HAIR: Final = 1 - 2.0**-30
+"""Sums of 10^7 squares and what follows of them are good to 10^-12."""
 
 
 class Exchange:
@@ -76,8 +78,9 @@ class Exchange:
 
     Attributes:
         view: as given.
-        model: the local model.
+        model: the local model, which has what is not pushed yet.
         saturated: values of the last push that were cut to what one push can carry.
+        clipped: whether the clip has shortened the newest update.
 
     Steps that an earlier optimizer made on the same session, and did not push, go on
     here.
@@ -111,6 +114,7 @@ class Exchange:
         self._combination = Combination(session.task.config)
         self._weight = self._combination.weight_of(samples)
         self._clip = clip
+        self.clipped = False
         self._error_feedback = error_feedback
         self._rounding = rounding
         self._staleness_weight = staleness_weight
@@ -335,7 +339,11 @@ class Exchange:
                 float(np.square(self._parameters(place)).sum())
                 for place in self._places()
             )
-            factor *= min(1.0, self._clip / max(math.sqrt(squares), self._clip))
+            # A hair below the bound, which float arithmetic then never passes.
+            bound = self._clip * _HAIR
+            norm = math.sqrt(squares)
+            self.clipped = norm > bound
+            factor *= bound / max(norm, bound)
         return factor
 
     def _update(self, place: slice, factor: float) -> Vector:

@@ -97,7 +97,8 @@ class HREOptimizer(Optimizer):
             groups do not list all trainable parameters in the order of the model.
         push_every, pull_every: local steps from one to the next, >= 1; 1 if left out,
             or what `hre-torch run` was told.
-        clip: L2 bound of an update's parameters; the task's bound if left out.
+        clip: L2 bound of an update's parameters, at most the task's, which holds if it
+            is left out. Longer updates are shortened to it, also in this model.
         error_feedback: keep what quantisation left over; if not, it is dropped.
         buffers: `"mean"` averages the module's floating-point buffers, `"local"` not.
         rounding: rule of the quantiser; to the nearest if left out.
@@ -153,7 +154,8 @@ class HREOptimizer(Optimizer):
         defaults = {"push_every": 1, "pull_every": 1} | dict(session.defaults)
         push_every = defaults["push_every"] if push_every is None else push_every
         pull_every = defaults["pull_every"] if pull_every is None else pull_every
-        check_numbers(push_every, pull_every, clip)
+        bound = session.task.config.clip
+        check_numbers(push_every, pull_every, clip, bound)
         check_choice("outside_changes", outside_changes, ("refuse", "push"))
         super().__init__(inner.param_groups, inner.defaults)
         self.inner = inner
@@ -167,7 +169,7 @@ class HREOptimizer(Optimizer):
             Exchange,
             session,
             guard=outside_changes == "refuse",
-            clip=session.task.config.clip if clip is None else clip,
+            clip=bound if clip is None else clip,
             error_feedback=error_feedback,
             rounding=rounding,
             staleness_weight=staleness_weight or Constant(),
@@ -260,6 +262,7 @@ class HREOptimizer(Optimizer):
         exchange = self._require()
         sequence = exchange.push()
         self.progress.push(exchange.saturated, exchange.view.n_values)
+        self.progress.clipped += exchange.clipped
         exchange.model.steps = 0
         return sequence
 

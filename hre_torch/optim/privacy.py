@@ -7,15 +7,18 @@ a sum by no more than
 
 where m divides an update before it is quantised (t in a mean, 1 in a sum), n is the
 number of values and r what rounding moves one of them by (1/2 to the nearest, 1
-stochastically). A release may hold up to Q pushes of one participant (`pending_limit`),
-which together move it by Q S. Every push gets a discrete Gaussian of variance
+stochastically). A release holds at most `max_per_identity` pushes of one participant,
+here p, which together move it by p S. Every push gets a discrete Gaussian of variance
 
-    (z Q S)^2 / (t - c - 1 + Q)
+    (z p S)^2 / (t - c - 1 + p)
 
-on each value. So a participant's Q pushes and the other t - c - 1 honest ones that such
-a release has at least carry noise of width z Q S together, even if c colluding
-participants add none. With k < Q pushes less noise meets less movement, and the ratio
+on each value. So a participant's p pushes and the other t - c - 1 honest ones that such
+a release has at least carry noise of width z p S together, even if c colluding
+participants add none. With k < p pushes less noise meets less movement, and the ratio
 is no smaller, since k^2 / (t - c - 1 + k) grows with k.
+
+Where the task has a clip, the bound that everybody holds sums to must leave room for
+the noise: the task's `noise_width` is the widest that it does (see `protocol.norms`).
 
 A Gaussian of width z D on a sum of sensitivity D is (alpha, alpha / (2 z^2))-Rényi
 differentially private for every alpha > 1, T releases add up, and with the best alpha
@@ -84,7 +87,7 @@ class GaussianNoise:
         """Return the width of the noise on one push, in units of the quantiser.
 
         Args:
-            task: its t, c, f, b, n and Q.
+            task: its t, c, f, b, n, `max_per_identity` and `noise_width`.
             clip: C, L2 bound of an update.
             rounding_error: r, 0.5 to the nearest and 1 otherwise.
 
@@ -98,11 +101,6 @@ class GaussianNoise:
             raise UnsupportedError(
                 "noise needs a bound to be calibrated to; set clip, the L2 bound of an "
                 "update."
-            )
-        if config.clip is not None and clip > config.clip:
-            raise UnsupportedError(
-                f"clip is {clip}, the task announces {config.clip}, and everybody's "
-                "noise is calibrated to that; use the task's or a smaller one."
             )
         if config.combine == "weighted":
             raise UnsupportedError(
@@ -119,7 +117,7 @@ class GaussianNoise:
         divisor = config.min_contributions if config.combine == "mean" else 1
         sensitivity = clip * point.scale / divisor
         sensitivity += rounding_error * math.sqrt(config.n_params)
-        pushes = config.pending_limit
+        pushes = config.max_per_identity
         width = self.multiplier * pushes * sensitivity / math.sqrt(honest - 1 + pushes)
         most = point.limit / _WIDTHS_IN_RANGE
         if not _LEAST_WIDTH <= width <= most:
@@ -128,9 +126,15 @@ class GaussianNoise:
                 f"noise of width {width:.1f} does not fit values of "
                 f"{config.value_bits} bits at 2^-{config.fraction_bits}, where it must "
                 f"lie between {_LEAST_WIDTH} and {most:.1f}; make the task with "
-                f"value_bits={bits}, other fraction_bits, a smaller clip, or fewer "
-                f"than {pushes} pushes of one participant per release: max_additions="
-                f"{len(task.roster.participants)} allows one."
+                f"value_bits={bits}, other fraction_bits, a smaller clip, or "
+                f"max_per_identity below {pushes}, if it is above 1."
+            )
+        if config.clip is not None and width > (config.noise_width or 0.0):
+            raise UnsupportedError(
+                f"noise of width {width:.1f} would have everybody reject the sums that "
+                f"hold it, because the task leaves room for noise_width="
+                f"{config.noise_width}; make it with noise_width="
+                f"{math.ceil(width)}, or leave its clip out."
             )
         return width
 

@@ -31,6 +31,7 @@ class Progress:
         held_back: pushes that `BackPressure` put off.
         saturated: values of pushes that were cut to what one push can carry; with
             error feedback the rest follows with later pushes.
+        clipped: pushes that the clip has shortened.
         since_push: local steps since the last push.
         since_pull: local steps since the last pull.
         unanswered: pushes since a pull last brought a release.
@@ -40,6 +41,7 @@ class Progress:
     skipped_steps: int = 0
     held_back: int = 0
     saturated: int = 0
+    clipped: int = 0
     since_push: int = 0
     since_pull: int = 0
     unanswered: int = 0

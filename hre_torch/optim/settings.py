@@ -50,8 +50,10 @@ def check_kinds(
             )
 
 
-def check_numbers(push_every: Any, pull_every: Any, clip: Any) -> None:
-    """Refuse numbers that cannot work, by name.
+def check_numbers(
+    push_every: Any, pull_every: Any, clip: Any, most: float | None
+) -> None:
+    """Refuse numbers that cannot work, by name; `most` is the task's own clip.
 
     Raises:
         UnsupportedError: one of them cannot.
@@ -64,7 +66,12 @@ def check_numbers(push_every: Any, pull_every: Any, clip: Any) -> None:
             )
     if clip is not None and not is_positive(clip):
         raise UnsupportedError(
-            f"clip is {clip!r}; it must be a positive number, or None for no bound."
+            f"clip is {clip!r}; it must be a positive number, or None for the task's."
+        )
+    if clip is not None and most is not None and clip > most:
+        raise UnsupportedError(
+            f"clip is {clip}, but the task's is {most}: everybody rejects releases "
+            "with longer updates; use the task's or a smaller one."
         )
 
 

@@ -25,6 +25,8 @@ Then no average exceeds `limit`, and a sum that does is not one of honest upload
 for a false weight or for a false value: everybody rejects it. Whatever a liar uploads,
 one release moves no value by more than `limit` units.
 
+Where the task has a clip, the sum of the parameters has a bound, too: see `norms`.
+
 A quotient is rounded to the nearest integer, ties to even, in integers of 64 bits: it
 is the same at every participant.
 
@@ -48,6 +50,7 @@ from hre_torch.errors import (
     UnsupportedError,
 )
 from hre_torch.protocol.ciphers import Integers
+from hre_torch.protocol.norms import require_norm
 from hre_torch.protocol.task import TaskConfig
 
 __all__ = ["Combination", "divided"]
@@ -158,10 +161,12 @@ class Combination:
 
         Raises:
             ChecksumError: these are not the weights of so many uploads.
-            SlotOverflowError: a value is larger than their weights allow.
+            SlotOverflowError: a value is larger than their weights allow, or all of
+                them together than the task's clip does.
         """
         config = self._config
         if config.combine != "weighted":
+            require_norm(config, total, count)
             return self._with_mean_buffers(total, count), 0
         weight, most = int(total[-1]), count * config.max_weight
         if not count <= weight <= most:
@@ -176,6 +181,7 @@ class Combination:
                 f"weights that add up to {weight} allow {largest}: somebody has "
                 "uploaded a false weight or value"
             )
+        require_norm(config, total, count, weight)
         changes = np.empty(config.n_values, dtype=np.int32)
         for start in range(0, config.n_values, _PIECE):
             piece = slice(start, start + _PIECE)

@@ -98,7 +98,9 @@ class DownloadServer(Server[DataServiceCipher[Any]]):
         last = since + 1
         count, octets = releases[last].count, len(releases[last].encoded)
         config = self.task.config
-        merge = merge and self._suite.merges_in(config.combine, config.n_buffers)
+        merge = merge and self._suite.merges_in(
+            config.combine, config.n_buffers, config.clip
+        )
         while merge and last < self.version:
             count += releases[last + 1].count
             octets += len(releases[last + 1].encoded)

@@ -196,12 +196,13 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
                 f"newest is {self.version}"
             )
         config = self.task.config
-        merges = self._suite.merges_in(config.combine, config.n_buffers)
+        merges = self._suite.merges_in(config.combine, config.n_buffers, config.clip)
         if header.first < header.last and not merges:
             raise TransformError(
                 f"releases {header.first}..{header.last} were asked for as one sum, "
-                f"but suite {self._suite.name!r} with combine={config.combine!r} and "
-                f"{config.n_buffers} averaged buffer values opens each release alone"
+                f"but suite {self._suite.name!r} with combine={config.combine!r}, "
+                f"{config.n_buffers} averaged buffer values and clip={config.clip} "
+                "opens each release alone"
             )
         self._shelf.forget(header.recipient, min(header.opened, header.first - 1))
         kept = [

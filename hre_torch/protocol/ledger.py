@@ -2,9 +2,10 @@
 
 One ledger serves all suites. Its rules are the protocol's bookkeeping promises: one
 digest per (identity, sequence number), sequence numbers that only grow, at most Q
-unreleased uploads of one identity, releases of at least t distinct identities and at
-most K uploads, nothing released twice, nothing released that is older than S versions,
-and one common model per version under everything that is released.
+unreleased uploads of one identity, releases of at least t distinct identities with at
+most m uploads of each and K in all, nothing released twice, nothing released that is
+older than S versions, and one common model per version under everything that is
+released.
 
 An upload may void numbers of its sender: the same values were sealed under them before.
 Once it is accepted, none of these can be in a list, and once one of them was, it is
@@ -13,6 +14,7 @@ refused. So no values are ever in two lists, whatever a participant was told of 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
@@ -45,7 +47,7 @@ class Ledger:
     """Order, uniqueness, release lists and expiry.
 
     Args:
-        config: the task's frozen numbers (t, K, Q, S).
+        config: the task's frozen numbers (t, K, m, Q, S).
         names: the participants in the roster.
         state: where an earlier ledger of the same task stopped, if any.
     """
@@ -216,7 +218,7 @@ class Ledger:
         return entry
 
     def propose(self) -> Proposal | None:
-        """Return the next release: all accepted uploads, oldest first, up to K.
+        """Return the next release: the oldest m accepted uploads of each, up to K.
 
         None while fewer than t distinct identities have an accepted upload that can
         still be released. Uploads that disagree with most about the model of a version
@@ -238,7 +240,7 @@ class Ledger:
         expired = tuple(entry for entry in accepted if self._lost(entry))
         lost = {entry.digest for entry in expired}
         fresh = [entry for entry in accepted if entry.digest not in lost]
-        uploads = tuple(agreed(fresh)[: self._config.max_additions])
+        uploads = self._oldest(agreed(fresh))
         if len({entry.name for entry in uploads}) < self._config.min_contributions:
             return None
         return Proposal(uploads, expired)
@@ -266,12 +268,18 @@ class Ledger:
             tuple(self._releasable(digest) for digest in uploads),
             tuple(self._releasable(digest) for digest in expired),
         )
-        identities = len({entry.name for entry in proposal.uploads})
-        if identities < self._config.min_contributions:
+        identities = Counter(entry.name for entry in proposal.uploads)
+        if len(identities) < self._config.min_contributions:
             raise ReleaseError(
                 f"a release needs uploads of at least t = "
                 f"{self._config.min_contributions} distinct identities, this list has "
-                f"{identities}"
+                f"{len(identities)}"
+            )
+        name, most = identities.most_common(1)[0]
+        if most > self._config.max_per_identity:
+            raise ReleaseError(
+                f"a release holds at most m = {self._config.max_per_identity} uploads "
+                f"of one identity, this list has {most} of {name!r}"
             )
         self._models.check(proposal.uploads)
         for entries, lost in ((proposal.uploads, False), (proposal.expired, True)):
@@ -331,6 +339,16 @@ class Ledger:
             proposal.listed_expired(),
             commitment,
         )
+
+    def _oldest(self, entries: Iterable[Entry]) -> tuple[Entry, ...]:
+        """Return the oldest m entries of each identity, K in all."""
+        taken: Counter[str] = Counter()
+        chosen: list[Entry] = []
+        for entry in entries:
+            if taken[entry.name] < self._config.max_per_identity:
+                taken[entry.name] += 1
+                chosen.append(entry)
+        return tuple(chosen[: self._config.max_additions])
 
     def _releasable(self, digest: bytes) -> Entry:
         entry = self._lines.find(digest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import msgspec
@@ -30,6 +31,7 @@ from hre_torch.protocol.messages import (
     Upload,
     Verdict,
 )
+from hre_torch.protocol.norms import require_norm
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task
@@ -126,7 +128,7 @@ class LearningParticipant:
         self._cipher = suite.participant(task, secret, workers)
         self._combination = Combination(task.config)
         config = task.config
-        self._merges = suite.merges_in(config.combine, config.n_buffers)
+        self._merges = suite.merges_in(config.combine, config.n_buffers, config.clip)
         self._max_bytes = suite.max_message_bytes(task)
         self._judged = suite.judged
         self._state = state or ParticipantState()
@@ -221,7 +223,8 @@ class LearningParticipant:
 
         Raises:
             TaskError: wrong shape or dtype, or no weight where there must be one.
-            SlotOverflowError: a value exceeds its bits.
+            SlotOverflowError: a value exceeds its bits, or all together the clip:
+                everybody would reject a release with it.
         """
         self._check_values(values)
         header = Upload(
@@ -292,6 +295,7 @@ class LearningParticipant:
             )
         weight = self._combination.weight_in(values)
         limit = self._combination.largest(weight)
+        require_norm(self.task.config, values, 1, weight)
         values = values[: self.task.config.n_values]
         low, high = int(values.min()), int(values.max())
         if not -limit <= low <= high <= limit:
@@ -354,12 +358,14 @@ class LearningParticipant:
         envelope = decode(data, Release, cfg=self.task.cfg, max_bytes=0)
         envelope.verify(self.task.roster.key_transform.signing_key)
         release = envelope.header
-        identities = {item.name for item in release.uploads}
+        identities = Counter(item.name for item in release.uploads)
         config = self.task.config
-        if len(identities) < config.min_contributions:
+        t, m = config.min_contributions, config.max_per_identity
+        if len(identities) < t or max(identities.values()) > m:
             raise TransformError(
-                f"release {release.version} sums uploads of {len(identities)} "
-                f"identities, the task promises at least {config.min_contributions}"
+                f"release {release.version} sums {len(release.uploads)} uploads of "
+                f"{len(identities)} identities, the task promises at least {t} "
+                f"identities with at most {m} of each"
             )
         return release
 

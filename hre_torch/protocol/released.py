@@ -42,7 +42,7 @@ class ReleasedWeights:
     ) -> None:
         config = task.config
         suite = SUITES.get(config.suite)
-        self._merges = suite.merges_in(config.combine, config.n_buffers)
+        self._merges = suite.merges_in(config.combine, config.n_buffers, config.clip)
         self._longest = DIGEST_BYTES * (config.staleness_bound + 1)
         self.values = values
         self.run = state_digest(values) if run is None else run

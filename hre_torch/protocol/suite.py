@@ -116,13 +116,15 @@ class Suite(ABC):
             return 1
         return max(self.least_contributions, math.ceil(participants / 2))
 
-    def merges_in(self, combine: str, n_buffers: int) -> bool:
+    def merges_in(self, combine: str, n_buffers: int, clip: float | None) -> bool:
         """Whether consecutive releases may be opened as one sum in such a task.
 
         Weighted ones may not, nor those with averaged buffers: each release is divided
-        by its own sum of weights, or by its own number of uploads.
+        by its own sum of weights, or by its own number of uploads. Nor may those with a
+        clip, since each release has a bound of its own.
         """
-        return self.merges and combine != "weighted" and not n_buffers
+        single = combine == "weighted" or n_buffers or clip is not None
+        return self.merges and not single
 
     @abstractmethod
     def plan(self, parameters: Parameters, workload: Workload) -> Plan:

@@ -28,7 +28,7 @@ _MOST_WEIGHT: Final = 2**15 - 1
 """Finer weights would change no model, and take bits from the exact division."""
 _MOST_BITS: Final = 62
 """A number of so many bits can be doubled in an int64."""
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 
 
 class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -43,10 +43,14 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         fraction_bits: `f`; values travel as integers at scale 2^f.
         value_bits: `b`, bits of one quantised value, sign included.
         max_additions: `K`, most uploads in one opened sum.
-        clip: L2 bound that participants apply to an update, or None.
+        clip: `C`, L2 bound of an update's parameters, or None. Where there is one, a
+            release whose sum is longer than such updates can make it is rejected.
+        noise_width: `sigma`, largest width of the noise on one upload's values, in
+            units of 2^-f; None where the bound leaves no room for noise.
         min_contributions: `t`, least number of distinct identities in a release.
         assumed_colluders: `c`, participants assumed to collude with a server.
         staleness_bound: `S`, most releases an upload may lag behind.
+        max_per_identity: `m`, most uploads of one identity in a release.
         pending_limit: `Q`, most unreleased uploads of one identity.
         combine: `"sum"` (the paper's ASGD), `"mean"` (updates divided by t) or
             `"weighted"` (federated averaging by numbers of samples).
@@ -68,9 +72,11 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     value_bits: int
     max_additions: int
     clip: float | None
+    noise_width: float | None
     min_contributions: int
     assumed_colluders: int
     staleness_bound: int
+    max_per_identity: int
     pending_limit: int
     combine: Literal["sum", "mean", "weighted"]
     max_samples: int | None
@@ -190,7 +196,7 @@ def _rules_of_origin(task: Task) -> Iterator[tuple[bool, str]]:
 def _rules_of_release(task: Task) -> Iterator[tuple[bool, str]]:
     """Yield what must hold for releases to come about and to fit their bounds."""
     config, names = task.config, task.roster.names
-    count, limit = len(names), config.pending_limit
+    count, limit, most = len(names), config.pending_limit, config.max_per_identity
     t, k = config.min_contributions, config.max_additions
     name_bytes = max((len(name.encode()) for name in names), default=0)
     yield count >= 1, "a task needs at least one participant"
@@ -205,10 +211,15 @@ def _rules_of_release(task: Task) -> Iterator[tuple[bool, str]]:
         "uploads must fit into K additions; raise max_additions",
     )
     yield (
-        limit >= 1 and limit * (t - 1) < k,
-        f"pending_limit (Q) is {limit}, t is {t} and K is {k}: Q must be at least 1, "
-        "and uploads of t - 1 identities must not fill a release alone, or nothing "
-        "could ever be released; take K // P",
+        most >= 1,
+        f"max_per_identity (m) is {most}; a release must have room for at least 1 "
+        "upload of an identity",
+    )
+    yield (
+        limit >= 1 and min(most, limit) * (t - 1) < k,
+        f"pending_limit (Q) is {limit}, max_per_identity (m) is {most}, t is {t} and K "
+        f"is {k}: Q must be at least 1, and uploads of t - 1 identities must not fill "
+        "a release alone, or nothing could ever be released; take m = 1 and Q = K // P",
     )
     yield (
         count * limit * (name_bytes + _LISTED_BYTES) < MAX_HEADER_BYTES,
@@ -243,9 +254,16 @@ def _rules_of_training(task: Task) -> Iterator[tuple[bool, str]]:
         config.combine in ("sum", "mean", "weighted"),
         f"combine is {config.combine!r}; it must be 'sum', 'mean' or 'weighted'",
     )
+    for name in ("clip", "noise_width"):
+        bound = getattr(config, name)
+        yield (
+            bound is None or (math.isfinite(bound) and bound > 0),
+            f"{name} is {bound}; it must be a positive number or None",
+        )
     yield (
-        config.clip is None or (math.isfinite(config.clip) and config.clip > 0),
-        f"clip is {config.clip}; it must be a positive number or None",
+        config.clip is not None or config.noise_width is None,
+        f"noise_width is {config.noise_width} and clip None: noise has a bound only "
+        "where sums have one; set clip, or leave noise_width out",
     )
     yield from _rules_of_weights(config)
 

@@ -75,7 +75,11 @@ class TaskOptions:
         buffers: `"local"`, or `"mean"` to average BatchNorm's statistics too.
         frozen: `"same"` refuses a participant whose frozen parameters, such as the base
             of a LoRA, are not those of the task's model; `"any"` does not.
-        clip: C, L2 bound of an update that the task announces; None for none.
+        max_per_identity: m, most uploads of one identity in a release. Others wait.
+        clip: C, L2 bound of an update's parameters. Everybody rejects a release whose
+            sum is longer than updates of that length can make it. None for no bound.
+        noise_width: sigma, the widest noise on an upload's values that this bound
+            leaves room for, in units of 2^-f; see `GaussianNoise.width`.
 
     Raises:
         TaskError: a number is of another type or out of range; the message names it.
@@ -96,7 +100,9 @@ class TaskOptions:
     staleness_bound: Count = 50
     buffers: Buffers = "local"
     frozen: Literal["same", "any"] = "same"
+    max_per_identity: Count = 1
     clip: float | None = None
+    noise_width: float | None = None
 
     def __post_init__(self) -> None:
         for name, kind in _kinds().items():
@@ -107,10 +113,12 @@ class TaskOptions:
                 words = _words(kind)
                 reason = nearest(str(value), words) if words else str(error)
                 raise TaskError(f"{name} is {value!r}: {reason}") from None
-        if self.clip is not None and not is_positive(self.clip):
-            raise TaskError(
-                f"clip is {self.clip!r}; it must be a positive number or None"
-            )
+        for name in ("clip", "noise_width"):
+            bound = getattr(self, name)
+            if bound is not None and not is_positive(bound):
+                raise TaskError(
+                    f"{name} is {bound!r}; it must be a positive number or None"
+                )
         # Refuses numbers of bits that are out of range.
         FixedPoint(fraction_bits=self.fraction_bits, value_bits=self.value_bits)
 
@@ -170,6 +178,7 @@ class TaskOptions:
         """
         participants, additions = len(roster.participants), self.additions
         t, c = self.contributions(participants), self.assumed_colluders
+        clip, width = self.clip, self.noise_width
         return TaskConfig(
             suite=self.suite,
             profile=self.profile,
@@ -177,11 +186,13 @@ class TaskOptions:
             fraction_bits=self.fraction_bits,
             value_bits=self.value_bits,
             max_additions=additions,
-            clip=None if self.clip is None else float(self.clip),
+            clip=None if clip is None else float(clip),
+            noise_width=None if width is None else float(width),
             min_contributions=t,
             assumed_colluders=max(0, t - 2) if c is None else c,
             staleness_bound=self.staleness_bound,
-            pending_limit=max(1, additions // max(1, participants)),
+            max_per_identity=self.max_per_identity,
+            pending_limit=self._pending_limit(participants),
             combine=self.combine or "mean",
             max_samples=self.max_samples,
             n_params=n_params,
@@ -192,6 +203,16 @@ class TaskOptions:
             initial_digest=initial_digest,
             roster_digest=roster.digest(),
         )
+
+    def _pending_limit(self, participants: int) -> int:
+        """Return Q = min(floor(K / P), m floor(S / 2)), at least 1.
+
+        S releases take m S uploads of one identity, so the last of Q that wait are
+        released after half of the time in which they must be.
+        """
+        share = self.additions // max(1, participants)
+        in_time = self.max_per_identity * (self.staleness_bound // 2)
+        return max(1, min(share, in_time))
 
 
 @cache

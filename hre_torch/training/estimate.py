@@ -152,7 +152,7 @@ def estimate_recipe(
     t = options.contributions(recipe.participants)
     releases = pushes // t
     downloads = recipe.participants * releases
-    if suite.merges_in(recipe.combination, n_values - n_params):
+    if suite.merges_in(recipe.combination, n_values - n_params, recipe.clip):
         downloads = min(downloads, pulls)
     phases = _phase_seconds(plan, parameters, recipe.workers, additions=t - 1)
     per_byte = table_seconds_per_byte(parameters) if plan.table_bytes else 0.0

@@ -174,6 +174,7 @@ class Runner:
             "spent": sum(s.spent for s in statistics),
             "held_back": sum(p.held_back for p in progress),
             "saturated": sum(p.saturated for p in progress),
+            "clipped": sum(p.clipped for p in progress),
             "skipped_steps": sum(p.skipped_steps for p in progress),
             "bytes_up": sum(s.bytes_up for s in statistics),
             "bytes_down": sum(s.bytes_down for s in statistics),

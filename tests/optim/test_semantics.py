@@ -247,7 +247,12 @@ def test_a_stale_update_is_weighted_down(federation):
 )
 def test_under_back_pressure_updates_gather_locally_and_nothing_is_lost(federation):
     together = federation(
-        scalars(0.0), 2, min_contributions=2, max_additions=4, combine="sum"
+        scalars(0.0),
+        2,
+        min_contributions=2,
+        max_additions=4,
+        max_per_identity=2,
+        combine="sum",
     )
     models = [scalars(0.0), scalars(0.0)]
     optimizers = [sgd(model, together.join()) for model in models]

@@ -28,11 +28,12 @@ class Sent:
 
 @dataclass
 class ReferenceServer:
-    """One server's ledger. `t`, `K`, `Q`, `S`, `c`, the first model are the task's."""
+    """One server's ledger; `t` to `c` and the first model are the task's."""
 
     names: tuple[str, ...]
     t: int
     K: int
+    m: int
     Q: int
     S: int
     c: int
@@ -173,7 +174,11 @@ class ReferenceServer:
                     votes.setdefault(model, set()).add(sent.name)
             best = max(votes, key=lambda model: len(votes[model]))
             fresh = [s for s in fresh if dict(s.models).get(version, best) == best]
-        listed = fresh[: self.K]
+        listed = [
+            sent
+            for place, sent in enumerate(fresh)
+            if sum(other.name == sent.name for other in fresh[:place]) < self.m
+        ][: self.K]
         if len({sent.name for sent in listed}) < self.t:
             return None
         return [s.key for s in listed], [s.key for s in ready if self.lost(s)]
@@ -187,6 +192,7 @@ class ReferenceServer:
             and {*uploads, *expired} <= self.accepted - self.gone()
             and len(uploads) <= self.K
             and len({sent.name for sent in sents}) >= self.t
+            and max(Counter(sent.name for sent in sents).values()) <= self.m
             and not any(self.lost(sent) for sent in sents)
             and all(self.lost(self.find(key)) for key in expired)
             and not disputed(sents)

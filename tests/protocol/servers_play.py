@@ -36,7 +36,7 @@ from tests.tasks import config_for
 
 NAMES = ("a", "b", "c", "d")
 N_VALUES = 3
-RULES = {"t": 3, "K": 6, "Q": 2, "S": 1, "c": 1}
+RULES = {"t": 3, "K": 6, "m": 1, "Q": 2, "S": 1, "c": 1}
 ZERO = np.zeros(N_VALUES, dtype=np.int64)
 MAX_BYTES = 10**6
 
@@ -60,6 +60,7 @@ def world(suite: str) -> tuple[Task, dict[str, Any]]:
         value_bits=8,
         min_contributions=RULES["t"],
         max_additions=RULES["K"],
+        max_per_identity=RULES["m"],
         pending_limit=RULES["Q"],
         staleness_bound=RULES["S"],
         assumed_colluders=RULES["c"],

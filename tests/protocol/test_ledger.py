@@ -30,6 +30,7 @@ def config(**changes) -> TaskConfig:
     values = {
         "max_additions": 6,
         "staleness_bound": 2,
+        "max_per_identity": 6,
         "pending_limit": 2,
         # What `entry_of` calls the model of version 0.
         "initial_digest": ZERO,
@@ -183,6 +184,29 @@ def test_an_upload_is_never_released_twice(ledger):
     ledger.release(ledger.check(1, uploads, []))
     with pytest.raises(ReleaseError, match="released in version 1"):
         ledger.check(2, uploads, [])
+
+
+def test_a_list_takes_the_oldest_m_uploads_of_each_and_the_others_wait():
+    ledger = Ledger(config(max_per_identity=1, pending_limit=3), NAMES)
+    for name, sequence in (("a", 0), ("a", 1), ("b", 0), ("a", 2)):
+        enter(ledger, name, sequence)
+    proposal = ledger.propose()
+    assert proposal.listed_uploads() == tuple(
+        entry_of(name, 0).listed() for name in ("a", "b")
+    )
+    ledger.release(proposal)
+    assert ledger.propose() is None
+    enter(ledger, "b", 1, base=0)
+    assert [entry.sequence for entry in ledger.propose().uploads] == [1, 1]
+
+
+def test_a_list_with_more_than_m_uploads_of_one_identity_is_refused():
+    ledger = Ledger(config(max_per_identity=1), NAMES)
+    for name, sequence in (("a", 0), ("a", 1), ("b", 0)):
+        enter(ledger, name, sequence)
+    with pytest.raises(ReleaseError, match="at most m = 1 uploads of one identity"):
+        ledger.check(1, [digest_of("a", 0), digest_of("a", 1), digest_of("b", 0)], [])
+    ledger.check(1, [digest_of("a", 0), digest_of("b", 0)], [])
 
 
 def test_more_than_k_uploads_wait_for_the_next_release():

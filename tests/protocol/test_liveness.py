@@ -90,7 +90,12 @@ def test_a_fast_participant_beside_slow_ones_neither_deadlocks_nor_starves(
     make_federation, suite
 ):
     federation = make_federation(
-        suite, participants=4, min_contributions=3, max_additions=64, combine="sum"
+        suite,
+        participants=4,
+        min_contributions=3,
+        max_additions=64,
+        max_per_identity=16,
+        combine="sum",
     )
     paces = {"p0": 1, "p1": 5, "p2": 7, "p3": 11}
     sessions, history = simulate(federation, paces, 160)
@@ -111,7 +116,11 @@ def test_a_fast_participant_that_fills_its_quota_is_held_back_but_not_for_ever(
     make_federation, suite
 ):
     federation = make_federation(
-        suite, participants=4, min_contributions=3, max_additions=8
+        suite,
+        participants=4,
+        min_contributions=3,
+        max_additions=8,
+        max_per_identity=2,
     )
     paces = {"p0": 1, "p1": 6, "p2": 6, "p3": 12}
     _, history = simulate(federation, paces, 120)
@@ -121,6 +130,30 @@ def test_a_fast_participant_that_fills_its_quota_is_held_back_but_not_for_ever(
     assert history.counted("p0") >= 3 * len(history.sizes) // 2
     assert min(history.counted("p1"), history.counted("p2")) >= 120 // 6 - 1
     assert max(history.sizes) <= 8
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_a_fast_participant_counts_once_per_release_and_delays_nobody(
+    make_federation, suite
+):
+    federation = make_federation(
+        suite,
+        participants=4,
+        min_contributions=3,
+        max_additions=64,
+        staleness_bound=10,
+    )
+    assert federation.task.config.pending_limit == 5
+    paces = {"p0": 1, "p1": 5, "p2": 7, "p3": 11}
+    sessions, history = simulate(federation, paces, 120)
+    assert history.counted("p0") == len(history.sizes) >= 120 // 7 - 2
+    assert history.blocked["p0"] > 50
+    assert not {"p1", "p2", "p3"} & set(history.blocked)
+    for name in ("p1", "p2", "p3"):
+        assert history.longest_wait(name) <= 14
+    # What waits is released in time: half of S releases take what Q allows.
+    assert not history.expired
+    assert len({session.released().tobytes() for session in sessions.values()}) == 1
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -166,7 +199,11 @@ def test_one_that_slept_through_s_releases_pulls_and_takes_part_again(
 @pytest.mark.parametrize("suite", SUITES)
 def test_a_liar_about_the_model_cannot_stop_the_honest_ones(make_federation, suite):
     federation = make_federation(
-        suite, participants=4, min_contributions=3, max_additions=64
+        suite,
+        participants=4,
+        min_contributions=3,
+        max_additions=64,
+        max_per_identity=16,
     )
     history = History()
     federation.servers.on_release.append(history.take)
@@ -195,7 +232,7 @@ def test_a_quota_that_would_let_a_few_fill_every_release_is_refused(make_federat
     task = make_federation("plain", participants=4, min_contributions=3).task
     for quota, allowed in ((1, True), (3, True), (4, False), (0, False)):
         config = msgspec.structs.replace(
-            task.config, max_additions=8, pending_limit=quota
+            task.config, max_additions=8, max_per_identity=8, pending_limit=quota
         )
         if allowed:
             # Every rule holds; only the operator has not signed this variant.
@@ -207,13 +244,14 @@ def test_a_quota_that_would_let_a_few_fill_every_release_is_refused(make_federat
 
 
 def test_lists_that_would_not_fit_into_a_message_are_refused(make_federation):
-    make_federation("plain", max_additions=15_000)
+    make_federation("plain", max_additions=15_000, max_per_identity=5000)
     with pytest.raises(TaskError, match="longer than a message may be"):
-        make_federation("plain", max_additions=16_500)
+        make_federation("plain", max_additions=16_500, max_per_identity=5500)
 
 
 def test_the_longest_possible_list_fits_into_a_message(make_federation):
-    task = make_federation("plain", max_additions=15_000).task
+    many = {"max_additions": 15_000, "max_per_identity": 5000}
+    task = make_federation("plain", **many).task
     listed = [
         Listed(name, (1 << 63) - 1, bytes(32))
         for name in task.roster.names * task.config.pending_limit

@@ -165,7 +165,7 @@ class FlakyAggregator(LocalAggregator):
 
 
 def test_after_a_lost_answer_identical_bytes_are_sent_and_count_once(make_federation):
-    federation = make_federation("paper")
+    federation = make_federation("paper", max_per_identity=2)
     flaky = FlakyAggregator("p0", servers=federation.servers)
     session = Session(
         federation.task, federation._secrets["p0"], flaky, federation._initial

@@ -30,7 +30,11 @@ def test_a_tasks_numbers_have_no_defaults_of_their_own():
 
 def test_what_nobody_chose_follows_from_suite_and_participants():
     config = plain_config(FOUR, 5)
-    assert (config.max_additions, config.pending_limit) == (256, 64)
+    assert (config.max_additions, config.pending_limit) == (256, 25)
+    assert (config.max_per_identity, config.staleness_bound) == (1, 50)
+    assert plain_config(FOUR, 5, max_per_identity=2).pending_limit == 50
+    assert plain_config(FOUR, 5, max_per_identity=9).pending_limit == 64
+    assert plain_config(FOUR, 5, staleness_bound=1).pending_limit == 1
     assert (config.min_contributions, config.assumed_colluders) == (1, 0)
     assert TaskOptions(suite="hybrid").contributions(8) == 4
     assert plain_config(FOUR, 5, min_contributions=4).assumed_colluders == 2

@@ -289,7 +289,9 @@ def _explains(
     if digest == own == task.config.initial_digest:
         return True
     config = task.config
-    if SUITES.get(config.suite).merges_in(config.combine, config.n_buffers):
+    if SUITES.get(config.suite).merges_in(
+        config.combine, config.n_buffers, config.clip
+    ):
         return digest == own
     return digest == chained_digest(previous, own)
 
