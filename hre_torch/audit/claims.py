@@ -207,7 +207,8 @@ def _model_digest(folder: Path, history: History) -> bytes | None:
         return None
     digest = state_digest(values)
     suite = SUITES.get(config.suite)
-    if suite.merges_in(config.combine, config.n_buffers) or not history.releases:
+    merges = suite.merges_in(config.combine, config.n_buffers, config.clip)
+    if merges or not history.releases:
         return digest
     # Whatever is claimed to come before: one hash over both is signed.
     before = (_records(folder) or [{}])[-1].get("previous_model")
