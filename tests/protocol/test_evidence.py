@@ -222,6 +222,7 @@ def test_a_stranger_cannot_be_accused(federation):
         sequence=0,
         base_version=0,
         state_digests=bytes(32),
+        chain=bytes(32),
     )
     key = federation._secrets["p0"].signing
     pair = [seal(header, key, (part,)) for part in (b"a", b"b")]
