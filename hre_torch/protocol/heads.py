@@ -133,12 +133,13 @@ class Horizon:
         if self._signed is not None and self._lacks(*self._signed):
             found.append((self._signed[0], f"what {self._other} has signed"))
         supporters: dict[tuple[int, bytes], list[str]] = {}
-        for name, claim in self._claims.items():
+        # A copy, since a service looks on from another thread.
+        for name, claim in list(self._claims.items()):
             if self._lacks(*claim):
                 supporters.setdefault(claim, []).append(name)
         for (version, _), names in supporters.items():
             if len(names) >= self._enough:
-                found.append((version, f"what {', '.join(sorted(names))} have opened"))
+                found.append((version, f"what {len(names)} participants have opened"))
         return max(found, default=None)
 
     def _lacks(self, version: int, chain: bytes) -> bool:

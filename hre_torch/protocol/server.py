@@ -135,6 +135,11 @@ class Server(ABC, Generic[Cipher]):
         return seal(head, self._secret.signing)
 
     @property
+    def chain(self) -> bytes:
+        """Hash chain over the releases so far."""
+        return self._ledger.chain
+
+    @property
     def evidence(self) -> tuple[Evidence, ...]:
         """Proof of contradictions that this server has come across."""
         return self._evidence.all()
