@@ -300,8 +300,8 @@ class Server(ABC, Generic[Cipher]):
         return proposal
 
     def _recorded(self, version: int) -> Envelope[Release] | None:
-        kept = self._shelf.releases.get(version)
-        return None if kept is None else self._release(kept.encoded)
+        encoded = self._shelf.list_of(version)
+        return None if encoded is None else self._release(encoded)
 
     def _lists_beside(self, heard: Records) -> tuple[bytes, ...]:
         """Return signed lists that the other server lacks, as far as they are kept.
@@ -313,11 +313,11 @@ class Server(ABC, Generic[Cipher]):
         version = heard.version + (known in (None, heard.chain))
         lists: list[bytes] = []
         octets = 0
-        while (kept := self._shelf.releases.get(version)) is not None:
-            octets += len(kept.encoded)
+        while (encoded := self._shelf.list_of(version)) is not None:
+            octets += len(encoded)
             if octets > MAX_HEADER_BYTES // 2:
                 break
-            lists.append(kept.encoded)
+            lists.append(encoded)
             version += 1
         return tuple(lists)
 
