@@ -292,8 +292,8 @@ class DataServiceService:
         await self._steps.run(self._role.check_current)
         if answer.header.chain != self._role.chain:
             raise BehindError(
-                "the key transform server goes on from an old copy: it is at release "
-                f"{answer.header.version}, this server at {self._role.version}"
+                "the key transform server was restored from an older copy: it is at "
+                f"release {answer.header.version}, this server at {self._role.version}"
             )
         for deposit in await self._steps.run(self._role.lacking, answer):
             await self._deposit(_upload_digest(deposit.header), deposit.encode())
