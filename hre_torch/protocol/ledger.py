@@ -110,8 +110,14 @@ class Ledger:
 
     def accepted(self) -> tuple[bytes, ...]:
         """Return the digests of accepted uploads that no list names, oldest first."""
-        waiting = self._lines.waiting()
-        return tuple(entry.digest for entry in waiting if entry.status == "accepted")
+        waiting = list(self._lines.waiting())
+        # The other server may have struck these already, and its receipt be lost.
+        voided = {each.digest for entry in waiting for each in self._voided(entry)}
+        return tuple(
+            entry.digest
+            for entry in waiting
+            if entry.status == "accepted" and entry.digest not in voided
+        )
 
     def waiting(self, name: str) -> int:
         """Return how many uploads of a participant are neither released nor expired."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,6 +14,9 @@ import pytest
 from hre_torch.aggregators.http import HTTPAggregator
 from hre_torch.aggregators.services import running
 from hre_torch.aggregators.services.assembly import data_service, key_transform
+from hre_torch.aggregators.services.dsp import DataServiceService
+from hre_torch.aggregators.services.kts import KeyTransformService
+from hre_torch.aggregators.services.readiness import Readiness
 from hre_torch.aggregators.store import check_store
 from hre_torch.errors import AggregatorError
 from hre_torch.protocol.session import Session
@@ -89,18 +93,26 @@ class Stores:
         shutil.rmtree(self.folder / role)
         shutil.copytree(self.folder / "copy", self.folder / role)
 
-    def await_ready(self, url: str, ready: bool) -> str:
-        """Wait for what `/readyz` says, and return its words."""
+    def await_ready(self, role: str) -> None:
+        self._await(role, lambda readiness: readiness.ready)
+
+    def await_old(self, role: str) -> str:
+        """Wait until a server is not ready because of an old copy; return the words."""
+        self._await(role, lambda readiness: "older copy" in words_of(readiness))
+        url = {"dsp": self.url, "kts": self.kts_url}[role]
+        assert httpx.get(f"{url}/readyz").status_code == 503
+        return words_of(getattr(self, role)._readiness)
+
+    def _await(self, role: str, reached: Callable[[Readiness], bool]) -> None:
         deadline = time.monotonic() + 30
-        while True:
-            answer = httpx.get(f"{url}/readyz")
-            if ready and answer.status_code == 200:
-                return answer.text
-            if not ready and "older copy" in answer.text:
-                assert answer.status_code == 503
-                return answer.text
-            assert time.monotonic() < deadline, answer.text
+        readiness = getattr(self, role)._readiness
+        while not reached(readiness):
+            assert time.monotonic() < deadline, readiness.reasons
             time.sleep(0.05)
+
+
+def words_of(readiness: Readiness) -> str:
+    return "; ".join(readiness.reasons.values())
 
 
 @pytest.fixture
@@ -112,8 +124,8 @@ def stores(tmp_path, toy_may_be_served):
         made.stop()
 
 
-def behind(url: str) -> float:
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
+def behind(service: DataServiceService | KeyTransformService) -> float:
+    lines = service._metrics.render().decode().splitlines()
     (value,) = [line.split()[1] for line in lines if line.startswith("hre_behind ")]
     return float(value)
 
@@ -135,21 +147,16 @@ def restored(stores: Stores, role: str, releases: int) -> None:
 @pytest.mark.parametrize("role", ["dsp", "kts"])
 def test_an_old_store_acknowledges_nothing_and_says_why(stores, role, releases, said):
     restored(stores, role, releases)
-    url = stores.url if role == "dsp" else stores.kts_url
-    words = stores.await_ready(url, ready=False)
+    words = stores.await_old(role)
     assert f"restored from an older copy: {said} behind" in words
-    assert behind(url) == releases
-    stores.await_ready(stores.url, ready=False)
-    with pytest.raises(AggregatorError, match="older copy"):
+    assert behind(getattr(stores, role)) == releases
+    stores.await_old("dsp")
+    with pytest.raises(AggregatorError):
         stores.push("p0")
     assert stores.sessions["p0"].pending == 1
-    assert not check_store_says_damaged(stores, role)
-
-
-def check_store_says_damaged(stores: Stores, role: str) -> bool:
-    """What `db check` sees of the folder alone: it cannot know, and says no more."""
     stores.stop()
-    return bool(check_store(stores.folder / role).findings)
+    # The folder alone cannot tell.
+    assert not check_store(stores.folder / role).findings
 
 
 def test_a_kts_that_lacks_deposits_has_them_again_before_anything_is_signed(stores):
@@ -161,7 +168,7 @@ def test_a_kts_that_lacks_deposits_has_them_again_before_anything_is_signed(stor
     stores.stop()
     stores.put_back("kts")
     stores.start()
-    stores.await_ready(stores.url, ready=True)
+    stores.await_ready("dsp")
     stores.push("p2")
     for session in stores.sessions.values():
         session.pull()
@@ -180,9 +187,8 @@ def test_a_kts_that_comes_back_with_an_old_store_is_noticed_by_a_running_dsp(sto
     stores.start_kts()
     with pytest.raises(AggregatorError):
         stores.push("p0")
-    words = stores.await_ready(stores.url, ready=False)
-    assert "it is at release 1, this server at 2" in words
-    assert "1 release behind" in stores.await_ready(stores.kts_url, ready=False)
+    assert "it is at release 1, this server at 2" in stores.await_old("dsp")
+    assert "1 release behind" in stores.await_old("kts")
 
 
 def test_a_kts_that_comes_back_as_it_was_costs_no_upload(stores):

@@ -136,7 +136,7 @@ def test_a_release_that_nobody_keeps_any_more_is_still_refused(federation):
         dsp.next_range(name, 1)
     dsp.record(honest)
     header = msgspec.structs.replace(honest.header, chain=bytes(32))
-    dsp._shelf.forget_lists(1)
+    dsp._shelf.lists.clear()
     with pytest.raises(ReleaseError, match="next release is version 2"):
         dsp.record(seal(header, federation._secrets["kts"].signing))
     assert not dsp.evidence

@@ -29,7 +29,6 @@ from hre_torch.errors import (
     BehindError,
     HREError,
     MessageError,
-    StoreError,
 )
 from hre_torch.protocol.data_service import DataServiceProvider
 from hre_torch.protocol.envelope import DIGEST_BYTES, Envelope, decode, seal
@@ -318,7 +317,7 @@ class DataServiceService:
         for upload, deposit in await self._steps.run(self._unconfirmed):
             try:
                 await self._deposit(upload, deposit)
-            except (UnreachableError, StoreError):
+            except AggregatorError:
                 raise
             except HREError as error:
                 log_event("withdrawn", upload=upload.hex()[:16], message=str(error))
