@@ -38,7 +38,8 @@ HREError
 │   ├── SpoiledReleaseError a release does not open here; others are asked
 │   └── DisputedReleaseError it opened for others, but not here
 └── AggregatorError         the backend that carries messages failed
-    └── StoreError          a server's stored state is damaged or cannot be written
+    ├── StoreError          a server's stored state is damaged or cannot be written
+    └── BehindError         a server goes on from an old copy; it acknowledges nothing
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ __all__ = [
     "AggregatorError",
     "AloneWarning",
     "BackPressure",
+    "BehindError",
     "CheckpointError",
     "ChecksumError",
     "ConfigurationError",
@@ -267,6 +269,10 @@ class AggregatorError(HREError):
 
 class StoreError(AggregatorError):
     """A server's stored state is damaged, foreign, in use, or cannot be written."""
+
+
+class BehindError(AggregatorError):
+    """A server holds less than what was signed before; it acknowledges nothing."""
 
 
 class HREWarning(UserWarning):

@@ -20,7 +20,7 @@ from hre_torch.crypto.modulus import load_profile
 from hre_torch.crypto.signatures import SigningKey
 from hre_torch.deployment.proposal import propose_task
 from hre_torch.durable_files import replace_file
-from hre_torch.errors import RunDirectoryError, TaskError
+from hre_torch.errors import BehindError, RunDirectoryError, TaskError
 from hre_torch.observer import Observer, silent
 from hre_torch.protocol.roster import (
     DATA_SERVICE,
@@ -126,6 +126,8 @@ class Federation:
             observe=observe,
             state=state.servers if state else None,
         )
+        if state is not None:
+            _check_moment(state)
         self.sessions: dict[str, Session] = {}
         self._saved = dict(state.sessions) if state else {}
 
@@ -366,6 +368,21 @@ class Federation:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _check_moment(state: FederationState) -> None:
+    """See that no session has opened releases which the servers do not know.
+
+    Raises:
+        BehindError: one has.
+    """
+    known = state.servers.data_service.ledger.version
+    newest = max((s.participant.version for s in state.sessions.values()), default=0)
+    if newest > known:
+        raise BehindError(
+            f"the servers' state is older than the sessions': it knows {known} "
+            f"releases, and {newest} were opened; resume from states of one moment"
+        )
 
 
 def _names(participants: int | Sequence[str]) -> list[str]:

@@ -93,6 +93,7 @@ class LocalServers:
             observe=observe,
             state=state.key_transform if state else None,
         )
+        self._compare()
         self._lock = threading.RLock()
         # Participant to the thread in which it joined, and who pushes no more.
         self.joined: dict[str, int] = {}
@@ -175,6 +176,27 @@ class LocalServers:
             return LocalServersState(
                 self._data_service.state(), self._key_transform.state()
             )
+
+    def _compare(self) -> None:
+        """See that both servers go on from states of the same moment.
+
+        Raises:
+            BehindError: one is older, and cannot catch up with what the other has.
+        """
+        dsp, kts = self._data_service, self._key_transform
+        said = dsp.records()
+        while True:
+            kts.compare(said)
+            answer = kts.records(said.header)
+            dsp.compare(answer)
+            following = dsp.records(answer.header)
+            if following.header == said.header:
+                break
+            said = following
+        dsp.check_current()
+        for deposit in dsp.lacking(answer):
+            kts.deposit(deposit)
+        kts.check_current()
 
     def _admit(self, data: bytes) -> Envelope[Ack]:
         upload = decode(data, Upload, cfg=self.task.cfg, max_bytes=self._max_bytes)

@@ -50,6 +50,7 @@ def _run(target: Target, seed: int, profile: str) -> Outcome:
         upload(name)
     mallory = scene.participants["mallory"]
     nothing = np.zeros(config.n_values, dtype=np.int32)
+    mallory.rebase(1, scene.data_service.chain)
     scene.deliver(mallory.seal(nothing, 1, bytes(len(config.initial_digest))))
     scene.release()
     # Now everybody has opened it, and builds upon it.

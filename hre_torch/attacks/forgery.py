@@ -21,6 +21,7 @@ from hre_torch.crypto.entropy import SYSTEM_ENTROPY
 from hre_torch.crypto.proofs import prove
 from hre_torch.crypto.ring_expansion import shared_expansion
 from hre_torch.crypto.ring_lwe import mask
+from hre_torch.protocol.entries import GENESIS
 from hre_torch.protocol.envelope import Envelope, seal
 from hre_torch.protocol.messages import Upload
 from hre_torch.protocol.roster import Secret
@@ -90,6 +91,7 @@ class Draft:
             sequence=number,
             base_version=0,
             state_digests=task.config.initial_digest,
+            chain=GENESIS,
         )
 
         def proof(encoded: bytes) -> bytes:

@@ -17,6 +17,7 @@ from hre_torch.attacks.algebra import blocks_of, lanes_of
 from hre_torch.attacks.words import decode_words, encode_words, plain_words
 from hre_torch.protocol.aggregator import Aggregator
 from hre_torch.protocol.ciphers import DataServiceCipher, Parts
+from hre_torch.protocol.entries import GENESIS
 from hre_torch.protocol.envelope import Envelope, Refusal, decode, seal
 from hre_torch.protocol.messages import (
     Ack,
@@ -123,7 +124,12 @@ class TwoFacedDataService:
         config = self.view.task.config
         values = np.zeros(config.n_values, dtype=np.int32)
         values[-1] = raised
-        self.receive(self.view.accomplice.seal(values, 0, config.initial_digest))
+        accomplice = self.view.accomplice
+        opened = accomplice.state()
+        # What she says of herself is true of everybody: that it began with nothing.
+        accomplice.rebase(0, GENESIS)
+        self.receive(accomplice.seal(values, 0, config.initial_digest))
+        accomplice.rebase(opened.version, opened.chain)
 
     def release(
         self, chosen: Sequence[Envelope[Upload]] = ()

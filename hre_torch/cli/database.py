@@ -37,3 +37,7 @@ def check(
     if report.findings:
         raise typer.Exit(1)
     tell("sound")
+    tell(
+        "Whether it is the newest copy, no folder can tell: the server compares "
+        "version and chain with the other server at its start."
+    )

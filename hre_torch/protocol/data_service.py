@@ -8,8 +8,9 @@ from typing import Any, Unpack
 from hre_torch.errors import AggregatorError, HREError, MessageError, ReleaseError
 from hre_torch.protocol.ciphers import Body
 from hre_torch.protocol.downloads import DownloadServer
-from hre_torch.protocol.entries import Entry, Proposal
+from hre_torch.protocol.entries import Entry
 from hre_torch.protocol.envelope import Envelope, seal
+from hre_torch.protocol.heads import Records
 from hre_torch.protocol.journal import Journal
 from hre_torch.protocol.messages import (
     Ack,
@@ -97,6 +98,7 @@ class DataServiceProvider(DownloadServer):
             MessageError, InvalidElementError: its body is malformed.
             EquivocationError, SpentUpdateError, StaleUploadError, BackPressure: see
                 `Ledger.check_entry`.
+            BehindError: this server goes on from an old copy.
         """
         header = upload.header
         upload.verify(self.task.roster.participant(header.sender).signing_key)
@@ -120,9 +122,14 @@ class DataServiceProvider(DownloadServer):
                 f"these have {sizes}"
             )
         self._compare_with_earlier(upload)
+        self.check_current(upload.digest)
         entry = Entry.of(header, upload.digest)
+        known = self._ledger.find(upload.digest) is not None
+        if not known:
+            self._hear(header)
         self._check_entry(entry)
-        if self._ledger.find(upload.digest) is None:
+        if not known:
+            self._check_history(header)
             with self._observe("check"):
                 total = self._cipher.load(
                     Body(upload.parts, upload.header_bytes, upload.proof)
@@ -138,6 +145,20 @@ class DataServiceProvider(DownloadServer):
             if entry.status == "pending"
         ]
 
+    def lacking(self, records: Envelope[Records]) -> list[Envelope[Deposit]]:
+        """Return the deposits of accepted uploads that the KTS has not any more.
+
+        Args:
+            records: what it has; nothing is lacking where it has other releases.
+        """
+        if records.header.chain != self._ledger.chain:
+            return []
+        return [
+            self._deposit(self._shelf.uploads[digest].envelope)
+            for digest in self._ledger.accepted()
+            if digest not in records.header.accepted
+        ]
+
     def confirm(self, receipt: Envelope[Receipt]) -> Envelope[Ack]:
         """Accept an upload that the KTS has logged, and acknowledge it.
 
@@ -146,6 +167,7 @@ class DataServiceProvider(DownloadServer):
         Raises:
             SignatureError: the receipt is not the KTS's.
             ReleaseError: it is for an upload that never came here.
+            BehindError: this server goes on from an old copy.
         """
         receipt.verify(self.task.roster.key_transform.signing_key)
         known = self._ledger.find(receipt.header.upload)
@@ -234,7 +256,7 @@ class DataServiceProvider(DownloadServer):
 
     def propose(self) -> Envelope[ReleaseOrder] | None:
         """Propose a release, as soon as t distinct identities have accepted uploads."""
-        proposal = self._ledger.propose()
+        proposal = None if self.behind else self._ledger.propose()
         if proposal is None:
             return None
         total = self._sum([entry.digest for entry in proposal.uploads])
@@ -276,30 +298,8 @@ class DataServiceProvider(DownloadServer):
         self._tidy_ledger()
         self._statements.forget({self.version})
 
-    def _checked(self, header: Release) -> Proposal:
-        proposal = self._ledger.check(
-            header.version,
-            [item.digest for item in header.uploads],
-            [item.digest for item in header.expired],
-        )
-        if header.previous != self._ledger.chain:
-            raise ReleaseError(
-                f"release {header.version} continues another history than this server's"
-            )
-        listed = (proposal.listed_uploads(), proposal.listed_expired())
-        chain = self._ledger.chain_after(proposal, header.commitment)
-        if (header.uploads, header.expired, header.chain) != (*listed, chain):
-            raise ReleaseError(
-                f"the hash chain of release {header.version} does not recompute: it "
-                "names uploads otherwise than this server knows them"
-            )
-        return proposal
-
-    def _recorded(self, version: int) -> Envelope[Release] | None:
-        kept = self._shelf.releases.get(version)
-        if kept is None:
-            return None
-        return self._release(kept.encoded)
+    def _take_over(self, release: Envelope[Release]) -> None:
+        self.record(release)
 
     def _deposit(self, upload: Envelope[Upload]) -> Envelope[Deposit]:
         deposit = Deposit(
@@ -319,6 +319,7 @@ class DataServiceProvider(DownloadServer):
         error.upload, error.version = upload, self.version
 
     def _ack(self, entry: Entry) -> Envelope[Ack]:
+        self.check_current()
         ack = Ack(
             cfg=self.task.cfg,
             sender=self._secret.name,

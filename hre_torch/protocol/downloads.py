@@ -10,7 +10,7 @@ from hre_torch.protocol.ciphers import DataServiceCipher
 from hre_torch.protocol.envelope import Envelope, seal
 from hre_torch.protocol.framing import MAX_HEADER_BYTES
 from hre_torch.protocol.messages import Download, TransformReply, TransformRequest
-from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.roster import KeyCard, Secret
 from hre_torch.protocol.server import Server, ServerOptions
 from hre_torch.protocol.states import DataServiceState
 from hre_torch.protocol.task import Task
@@ -55,6 +55,10 @@ class DownloadServer(Server[DataServiceCipher[Any]]):
     def _half_of_suite(self, workers: Workers) -> DataServiceCipher[Any]:
         return self._suite.data_service(self.task, self._secret, workers)
 
+    @property
+    def _other(self) -> KeyCard:
+        return self.task.roster.key_transform
+
     def next_range(
         self,
         recipient: str,
@@ -84,7 +88,8 @@ class DownloadServer(Server[DataServiceCipher[Any]]):
         if since > self.version:
             raise TransformError(
                 f"{recipient!r} asks for what follows release {since}, but the newest "
-                f"is {self.version}: it belongs to another federation"
+                f"is {self.version}: it belongs to another federation, or a server "
+                "goes on from an old copy"
             )
         self._shelf.forget(recipient, since if opened is None else min(opened, since))
         releases = self._shelf.releases

@@ -87,13 +87,18 @@ class NamedModels(msgspec.Struct):
 
 
 class LedgerState(msgspec.Struct):
-    """Everything a ledger needs to go on after a restart."""
+    """Everything a ledger needs to go on after a restart.
+
+    `chains` is what the hash chain was at the newest versions, at least at those on
+    which an upload may be based.
+    """
 
     version: int
     chain: bytes
     entries: list[Entry]
     newest: dict[str, int]
     models: list[NamedModels]
+    chains: dict[int, bytes]
 
 
 def chain_after(

@@ -11,7 +11,7 @@ from hre_torch.errors import (
     TransformError,
 )
 from hre_torch.protocol.ciphers import Body, KeyTransformCipher
-from hre_torch.protocol.entries import Entry
+from hre_torch.protocol.entries import Entry, Proposal
 from hre_torch.protocol.envelope import DIGEST_BYTES, Envelope, parse_header, seal
 from hre_torch.protocol.messages import (
     Deposit,
@@ -24,7 +24,7 @@ from hre_torch.protocol.messages import (
     Upload,
     Verdict,
 )
-from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.roster import KeyCard, Secret
 from hre_torch.protocol.server import Server, ServerOptions
 from hre_torch.protocol.statements import Statements
 from hre_torch.protocol.states import KeyTransformState
@@ -69,6 +69,10 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
     def _half_of_suite(self, workers: Workers) -> KeyTransformCipher[Any]:
         return self._suite.key_transform(self.task, self._secret, workers)
 
+    @property
+    def _other(self) -> KeyCard:
+        return self.task.roster.data_service
+
     def deposit(self, deposit: Envelope[Deposit]) -> Envelope[Receipt]:
         """Log an upload; the identical deposit again is no mistake.
 
@@ -78,14 +82,20 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
             ProofError, InvalidElementError: the forwarded parts do not verify.
             EquivocationError, SpentUpdateError, StaleUploadError, BackPressure: see
                 `Ledger.check_entry`.
+            BehindError: this server goes on from an old copy.
         """
         deposit.verify(self.task.roster.data_service.signing_key)
         upload = self._upload(deposit.header)
         header = upload.header
         self._compare_with_earlier(upload)
+        self.check_current(upload.digest)
         entry = Entry.of(header, upload.digest)
+        known = self._ledger.find(upload.digest) is not None
+        if not known:
+            self._hear(header)
         self._check_entry(entry)
-        if self._ledger.find(upload.digest) is None:
+        if not known:
+            self._check_history(header)
             self._check_forwarded(deposit.header, header)
             body = Body(deposit.parts, upload.header_bytes, upload.proof)
             with self._observe("log"):
@@ -110,11 +120,13 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
         Raises:
             SignatureError: the order is not the DSP's.
             ReleaseError: the list breaks a rule.
+            BehindError: this server goes on from an old copy.
         """
         order.verify(self.task.roster.data_service.signing_key)
         header = order.header
         if self._newest is not None and header.version == self.version:
             return self._newest
+        self.check_current()
         proposal = self._ledger.check(header.version, header.uploads, header.expired)
         release = Release(
             cfg=self.task.cfg,
@@ -126,15 +138,9 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
             previous=self._ledger.chain,
             chain=self._ledger.chain_after(proposal, header.commitment),
         )
-        total = self._cipher.add(
-            self._shelf.totals(entry.digest for entry in proposal.uploads)
-        )
-        self._ledger.release(proposal, header.commitment)
-        self._newest = seal(release, self._secret.signing)
-        self._shelf.release(proposal, self._newest, total)
-        self._tidy_ledger()
-        self._statements.forget({*self._shelf.releases, self.version})
-        return self._newest
+        signed = seal(release, self._secret.signing)
+        self._conclude(proposal, signed)
+        return signed
 
     @property
     def verdicts(self) -> tuple[Envelope[Verdict], ...]:
@@ -265,6 +271,20 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
                 f"a digest has {DIGEST_BYTES} octets, not {len(statement.state_digest)}"
             )
         return release
+
+    def _take_over(self, release: Envelope[Release]) -> None:
+        self._conclude(self._checked(release.header), release)
+
+    def _conclude(self, proposal: Proposal, signed: Envelope[Release]) -> None:
+        """Consume what a signed list names, and keep the sum of it."""
+        total = self._cipher.add(
+            self._shelf.totals(entry.digest for entry in proposal.uploads)
+        )
+        self._ledger.release(proposal, signed.header.commitment)
+        self._newest = signed
+        self._shelf.release(proposal, signed, total)
+        self._tidy_ledger()
+        self._statements.forget({*self._shelf.releases, self.version})
 
     def _check_forwarded(self, deposit: Deposit, upload: Upload) -> None:
         sizes = tuple(part.size for part in upload.parts)

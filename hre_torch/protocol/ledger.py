@@ -61,6 +61,8 @@ class Ledger:
         self._config = config
         self.version = state.version if state else 0
         self.chain = state.chain if state else GENESIS
+        self._chains = dict(state.chains) if state else {0: GENESIS}
+        self._forget_chains()
         self._newest = dict.fromkeys(names, -1) | (state.newest if state else {})
         self._models = CommonModels(config, state.models if state else ())
         self._lines = Lines(names, state.entries if state else [])
@@ -73,6 +75,7 @@ class Ledger:
             self._lines.copies(),
             dict(self._newest),
             self._models.copies(),
+            dict(self._chains),
         )
 
     def settled(self) -> tuple[int, bytes]:
@@ -81,6 +84,13 @@ class Ledger:
         At the start that is version 0. See `CommonModels`.
         """
         return self._models.settled()
+
+    def chain_at(self, version: int) -> bytes | None:
+        """Return what the hash chain was at a version, for the newest S and this one.
+
+        None where that is not known any more, or not yet.
+        """
+        return self._chains.get(version)
 
     def find(self, digest: bytes) -> Entry | None:
         """Return the entry with that digest, if there is one."""
@@ -97,6 +107,17 @@ class Ledger:
     def unreleased(self) -> list[Entry]:
         """Return uploads neither released nor expired, oldest first."""
         return list(self._lines.waiting())
+
+    def accepted(self) -> tuple[bytes, ...]:
+        """Return the digests of accepted uploads that no list names, oldest first."""
+        waiting = list(self._lines.waiting())
+        # The other server may have struck these already, and its receipt be lost.
+        voided = {each.digest for entry in waiting for each in self._voided(entry)}
+        return tuple(
+            entry.digest
+            for entry in waiting
+            if entry.status == "accepted" and entry.digest not in voided
+        )
 
     def waiting(self, name: str) -> int:
         """Return how many uploads of a participant are neither released nor expired."""
@@ -297,6 +318,8 @@ class Ledger:
         """Consume a checked proposal: the version and the hash chain move on."""
         self.chain = self.chain_after(proposal, commitment)
         self.version += 1
+        self._chains[self.version] = self.chain
+        self._forget_chains()
         self._models.settle(proposal.uploads)
         self._lines.consume(proposal, self.version)
 
@@ -366,6 +389,10 @@ class Ledger:
         """Whether an upload can never be released: too old, or on another model."""
         too_old = self.version - entry.base_version > self._config.staleness_bound
         return too_old or not self._models.admits(entry)
+
+    def _forget_chains(self) -> None:
+        oldest = self.version - self._config.staleness_bound
+        self._chains = {v: c for v, c in self._chains.items() if v >= oldest}
 
     def _voided(self, entry: Entry) -> list[Entry]:
         """Return the lines that an upload voids and no list has consumed."""
@@ -438,7 +465,12 @@ class Ledger:
 
     def _check_base(self, entry: Entry) -> None:
         base, bound = entry.base_version, self._config.staleness_bound
-        if not max(0, self.version - bound) <= base <= self.version:
+        if base > self.version:
+            raise StaleUploadError(
+                f"the upload is based on version {base}, but this server is at version "
+                f"{self.version}: its sender, or this server, goes on from an old copy"
+            )
+        if base < max(0, self.version - bound):
             raise StaleUploadError(
                 f"the upload is based on version {base}, but this server is at version "
                 f"{self.version} and allows a lag of S = {bound}; pull, then push again"

@@ -65,11 +65,13 @@ class Upload(Header, frozen=True, kw_only=True, tag="upload"):
             first, at most S + 1 of them.
         voids: numbers under which the same values were sealed before, and refused,
             rising: once this upload is accepted, no list may contain any of them.
+        chain: hash chain at `base_version`.
     """
 
     sequence: Number
     base_version: Number
     state_digests: DigestRun
+    chain: Digest
     voids: tuple[Number, ...] = ()
 
 

@@ -216,7 +216,8 @@ class LearningParticipant:
         Args:
             values: quantised update, int32 or int16, shape `(n_sealed,)`,
                 |q| <= 2^(b-1) - 1; see `Session.push`.
-            base_version: release on which the update was computed.
+            base_version: release on which the update was computed, the newest one that
+                was opened here.
             digests: what there is to say of the released weights at that version and
                 at those before it; see `ReleasedWeights`.
             voids: numbers under which the same values were sealed before, rising.
@@ -234,6 +235,7 @@ class LearningParticipant:
             base_version=base_version,
             state_digests=digests,
             voids=voids,
+            chain=self._state.chain,
         )
         body = self._cipher.encrypt(values)
         envelope = seal(header, self._secret.signing, body.parts, prove=body.prove)

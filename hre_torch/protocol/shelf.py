@@ -113,6 +113,11 @@ class Shelf:
         self._journal.fetched(recipient, since)
         self._forget_up_to(min(self.fetched.values()))
 
+    def list_of(self, version: int) -> bytes | None:
+        """Return the signed list of a release, encoded, if it is still kept."""
+        kept = self.releases.get(version)
+        return self.lists.get(version) if kept is None else kept.encoded
+
     def upload_states(self) -> dict[bytes, StoredState]:
         """Return the uploads as bytes."""
         return {

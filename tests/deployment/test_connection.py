@@ -185,7 +185,7 @@ def test_who_was_silent_for_too_long_goes_on_from_a_sealed_snapshot(
 
 
 def test_after_a_crash_that_took_its_memory_a_participant_goes_on(make_hosted_site):
-    site = make_hosted_site("hybrid")
+    site = make_hosted_site("hybrid", max_per_identity=2)
     crashed = site.connect("p0", initial=site.initial)
     crashed.push(same(7))
     crashed.close()

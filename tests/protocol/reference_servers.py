@@ -16,6 +16,7 @@ class Sent:
     """What the header of an upload says; `key` stands for all its bytes.
 
     `models` are pairs of a version and the digest of its model.
+    `foreign` says that the history that it names is invented.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Sent:
     models: tuple[tuple[int, bytes], ...]
     key: bytes
     voids: tuple[int, ...] = ()
+    foreign: bool = False
 
 
 @dataclass
@@ -140,6 +142,8 @@ class ReferenceServer:
             return "UsedNumberError"
         if len(waiting) - len(freed) >= self.Q:
             return "BackPressure"
+        if sent.foreign:
+            return "StaleUploadError"
         self.log.append(sent)
         return None
 

@@ -6,6 +6,7 @@ Hypothesis does with the steps is in `test_servers_machine.py`.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from functools import cache
 from typing import Any
@@ -18,6 +19,7 @@ from hre_torch.crypto.modulus import load_profile
 from hre_torch.crypto.signatures import SigningKey
 from hre_torch.errors import HREError
 from hre_torch.protocol.data_service import DataServiceProvider
+from hre_torch.protocol.entries import GENESIS
 from hre_torch.protocol.envelope import Envelope, decode, seal
 from hre_torch.protocol.key_transform import KeyTransformServer
 from hre_torch.protocol.messages import (
@@ -138,11 +140,22 @@ class Play:
         voids: tuple[int, ...] = (),
     ) -> Envelope:
         update = np.array(values, dtype=np.int32)
+        state = self.participants[name]._state
+        known, state.chain = state.chain, self.chain_at(base, name)
         upload = self.participants[name].seal(update, base, run, voids)
+        state.chain = known
         models = tuple(named_models(base, run))
-        sent = Sent(name, upload.header.sequence, base, models, upload.digest, voids)
+        foreign = base > self.dsp.version
+        number = upload.header.sequence
+        sent = Sent(name, number, base, models, upload.digest, voids, foreign)
         self.sent[upload.digest] = sent, update.astype(np.int64)
         return self.carry(upload)
+
+    def chain_at(self, version: int, name: str) -> bytes:
+        """Return the hash chain at a version, or what one participant invents."""
+        if version > self.dsp.version:
+            return hashlib.sha256(name.encode()).digest()
+        return self.signed[version - 1].chain if version else GENESIS
 
     def honest(self, name: str, values: list[int]) -> Envelope:
         return self.make(name, values, self.participants[name].version, self.runs[name])

@@ -136,9 +136,24 @@ def test_a_release_that_nobody_keeps_any_more_is_still_refused(federation):
         dsp.next_range(name, 1)
     dsp.record(honest)
     header = msgspec.structs.replace(honest.header, chain=bytes(32))
+    dsp._shelf.lists.clear()
     with pytest.raises(ReleaseError, match="next release is version 2"):
         dsp.record(seal(header, federation._secrets["kts"].signing))
     assert not dsp.evidence
+
+
+def test_a_second_list_for_a_release_that_everybody_has_is_evidence_still(federation):
+    for name in ("p0", "p1", "p2"):
+        submit(federation, upload_of(federation, name, 1))
+    dsp = federation.servers._data_service
+    honest = decode(dsp.state().releases[1].encoded, Release, max_bytes=0)
+    for name in federation.names:
+        dsp.next_range(name, 1)
+    assert not dsp.state().releases
+    header = msgspec.structs.replace(honest.header, chain=bytes(32))
+    with pytest.raises(EquivocationError, match="two different releases"):
+        dsp.record(seal(header, federation._secrets["kts"].signing))
+    assert [each.accused for each in dsp.evidence] == ["kts"]
 
 
 def test_evidence_travels_as_bytes(federation):
@@ -222,6 +237,7 @@ def test_a_stranger_cannot_be_accused(federation):
         sequence=0,
         base_version=0,
         state_digests=bytes(32),
+        chain=bytes(32),
     )
     key = federation._secrets["p0"].signing
     pair = [seal(header, key, (part,)) for part in (b"a", b"b")]

@@ -22,7 +22,12 @@ from hre_torch.protocol.messages import Ack, Upload
 CFG = bytes(range(32))
 KEY = SigningKey(bytes(32))
 UPLOAD = Upload(
-    cfg=CFG, sender="a", sequence=3, base_version=1, state_digests=bytes(64)
+    cfg=CFG,
+    sender="a",
+    sequence=3,
+    base_version=1,
+    state_digests=bytes(64),
+    chain=bytes(32),
 )
 
 

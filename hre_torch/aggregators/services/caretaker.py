@@ -1,8 +1,8 @@
 """What the DSP does besides answering: finish with the KTS whatever was begun.
 
-One task in the event loop forwards uploads that the KTS has not confirmed and has due
-releases signed. While the KTS cannot be reached it waits and tries again; nothing of
-it depends on a client that still waits for an answer.
+One task in the event loop compares both servers' ledgers, forwards uploads that the KTS
+has not confirmed and has due releases signed. While the KTS cannot be reached it waits
+and tries again; nothing of it depends on a client that still waits for an answer.
 """
 
 from __future__ import annotations

@@ -24,10 +24,16 @@ from hre_torch.aggregators.services.rejections import Rejections
 from hre_torch.aggregators.services.relay import SnapshotRelay
 from hre_torch.aggregators.services.routes import Desk
 from hre_torch.aggregators.services.steps import Durable, Steps
-from hre_torch.errors import AggregatorError, HREError, MessageError, StoreError
+from hre_torch.errors import (
+    AggregatorError,
+    BehindError,
+    HREError,
+    MessageError,
+)
 from hre_torch.protocol.data_service import DataServiceProvider
 from hre_torch.protocol.envelope import DIGEST_BYTES, Envelope, decode, seal
 from hre_torch.protocol.framing import signed_bytes
+from hre_torch.protocol.heads import Records
 from hre_torch.protocol.messages import (
     Ack,
     Deposit,
@@ -151,10 +157,16 @@ class DataServiceService:
             # What was begun before a restart comes first, so that lists of uploads
             # follow from the order in which these were acknowledged.
             await self._care.settled(_RELEASE_PATIENCE)
-        admitted = await self._steps.run(self._admit, message)
-        if admitted is None:
-            await self._care.settled(_RELEASE_PATIENCE)
+        try:
             admitted = await self._steps.run(self._admit, message)
+            if admitted is None:
+                await self._care.settled(_RELEASE_PATIENCE)
+                admitted = await self._steps.run(self._admit, message)
+        except BehindError:
+            # Perhaps the KTS has what is lacking here.
+            self._compared = False
+            self._care.call()
+            raise
         if admitted is None:
             raise UnreachableError(
                 "the upload voids one that waits for a release to be signed, and the "
@@ -165,7 +177,7 @@ class DataServiceService:
             try:
                 ack = await self._deposit(upload.digest, deposit)
             except UnreachableError:
-                self._backlog = True
+                self._backlog, self._compared = True, False
                 self._care.call()
                 raise
             self._metrics.uploads.inc()
@@ -231,6 +243,23 @@ class DataServiceService:
             self._order = self._role.propose()
 
     async def _finish_with_kts(self) -> None:
+        """Finish whatever was begun.
+
+        Raises:
+            HREError: something is left to do.
+        """
+        try:
+            if not self._compared:
+                await self._compare()
+            await self._forward_and_release()
+        except HREError:
+            # Whatever the KTS was in the meantime, it may come back with an old store.
+            self._compared = False
+            raise
+        finally:
+            self._tell()
+
+    async def _forward_and_release(self) -> None:
         if self._backlog:
             self._backlog, self._forwarding = False, True
             try:
@@ -246,12 +275,49 @@ class DataServiceService:
             )
             await self._steps.run(self._record, release)
 
+    async def _compare(self) -> None:
+        """Compare ledgers with the KTS; each takes over what the other has signed.
+
+        Raises:
+            BehindError: this server or the KTS goes on from an old copy.
+        """
+        said = await self._steps.run(self._role.records)
+        while True:
+            answer = await self._errands.ask("/v1/records", said.encode(), Records)
+            following = await self._steps.run(self._heed, answer)
+            if following.header == said.header:
+                break
+            said = following
+        await self._steps.run(self._role.check_current)
+        if answer.header.chain != self._role.chain:
+            raise BehindError(
+                "the key transform server was restored from an older copy: it is at "
+                f"release {answer.header.version}, this server at {self._role.version}"
+            )
+        for deposit in await self._steps.run(self._role.lacking, answer):
+            await self._deposit(_upload_digest(deposit.header), deposit.encode())
+        self._compared = True
+
+    def _heed(self, answer: Envelope[Records]) -> Envelope[Records]:
+        """Take over what the KTS has; return what this server has after that."""
+        version = self._role.version
+        self._role.compare(answer)
+        if self._role.version != version:
+            self._order = None
+            self._count_pending(*self.task.roster.names)
+        return self._role.records(answer.header)
+
+    def _tell(self) -> None:
+        """Tell whether this server goes on from an old copy."""
+        self._readiness.report("behind", self._role.behind)
+        self._metrics.behind.set(self._role.lag)
+
     async def _forward_pending(self) -> None:
         await self._steps.run(self._propose)
         for upload, deposit in await self._steps.run(self._unconfirmed):
             try:
                 await self._deposit(upload, deposit)
-            except (UnreachableError, StoreError):
+            except AggregatorError:
                 raise
             except HREError as error:
                 log_event("withdrawn", upload=upload.hex()[:16], message=str(error))
@@ -359,6 +425,7 @@ class DataServiceService:
         self._role = self._open_role()
         self._order = None
         self._backlog = True
+        self._compared = False
 
     async def _probe_disk(self) -> None:
         await asyncio.to_thread(self._store.probe, self._max_bytes)

@@ -21,11 +21,14 @@ __all__ = ["Errands", "UnreachableError"]
 _PATIENCE: Final = RetryPolicy(timeout=3.0)
 """For a message; afterwards the caretaker goes on, without a client."""
 
+_MOST_WORDS: Final = 1000
+"""Octets of an unsigned complaint that are passed on."""
+
 H = TypeVar("H", bound=Header)
 
 
 class UnreachableError(AggregatorError):
-    """The KTS does not answer, or nothing that it has signed comes back."""
+    """The KTS does not answer, or not with anything that it has signed."""
 
 
 class Errands:
@@ -123,6 +126,10 @@ class Errands:
             async for chunk in response.aiter_raw():
                 gathered.add(chunk)
         answer = gathered.octets()
+        if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            # It answers, and will not before somebody has done something.
+            said = answer[:_MOST_WORDS].decode("utf-8", "replace").strip()
+            raise UnreachableError(f"the key transform server says: {said}")
         if not answer:
             raise LostError(f"HTTP {response.status_code} without an answer")
         return answer

@@ -22,8 +22,10 @@ from hre_torch.aggregators.services.readiness import Readiness, Watch, admin_app
 from hre_torch.aggregators.services.rejections import Rejections
 from hre_torch.aggregators.services.routes import Desk
 from hre_torch.aggregators.services.steps import Durable, Steps
+from hre_torch.errors import BehindError
 from hre_torch.protocol.envelope import DIGEST_BYTES, Envelope, Header, decode
 from hre_torch.protocol.framing import MAX_HEADER_BYTES
+from hre_torch.protocol.heads import Records
 from hre_torch.protocol.key_transform import KeyTransformServer
 from hre_torch.protocol.messages import (
     Deposit,
@@ -69,9 +71,9 @@ class KeyTransformService:
     ) -> None:
         self.task = task
         self._open_role = open_role
+        self._metrics = metrics
         self._reopen()
         self._steps = Steps(store, self._reopen)
-        self._metrics = metrics
         self._max_bytes = SUITES.get(task.config.suite).max_message_bytes(task)
         self._store = store
         self._readiness = Readiness(metrics)
@@ -102,6 +104,7 @@ class KeyTransformService:
                     SMALL,
                     intake=self._statements,
                 ),
+                self._route("/v1/records", Records, self._compare),
                 self._readiness.route(),
             ],
             lifespan=self._live,
@@ -122,17 +125,45 @@ class KeyTransformService:
             return step(envelope).encode()
 
         async def work(message: bytes) -> bytes:
-            return await self._steps.run(work_now, message)
+            try:
+                return await self._steps.run(work_now, message)
+            finally:
+                self._tell()
 
         expected = Expected(kind, max_header, max_proof=0, max_body=self._max_bytes)
         return self._desk.route(path, intake or self._intake, expected, work)
 
+    def _compare(self, records: Envelope[Records]) -> Envelope[Header]:
+        self._role.compare(records)
+        self._compared = True
+        self._metrics.version.set(self._role.version)
+        return self._role.records(records.header)  # type: ignore[return-value]
+
+    def _check_compared(self) -> None:
+        """Promise nothing before the DSP has said what it knows.
+
+        Raises:
+            BehindError: it has not, since this server's start.
+        """
+        if not self._compared:
+            raise BehindError(
+                "this server has just started, and has not compared its ledger with "
+                "the data service provider's yet"
+            )
+
+    def _tell(self) -> None:
+        """Tell whether this server goes on from an old copy."""
+        self._readiness.report("behind", self._role.behind)
+        self._metrics.behind.set(self._role.lag)
+
     def _deposit(self, deposit: Envelope[Deposit]) -> Envelope[Header]:
+        self._check_compared()
         receipt = self._role.deposit(deposit)
         self._metrics.uploads.inc()
         return receipt  # type: ignore[return-value]
 
     def _approve(self, order: Envelope[ReleaseOrder]) -> Envelope[Header]:
+        self._check_compared()
         release = self._role.approve(order)
         self._metrics.version.set(release.header.version)
         log_event(
@@ -159,6 +190,7 @@ class KeyTransformService:
 
     def _reopen(self) -> None:
         self._role = self._open_role()
+        self._compared = False
 
     async def _probe_disk(self) -> None:
         await asyncio.to_thread(self._store.probe, self._max_bytes)
@@ -169,6 +201,7 @@ class KeyTransformService:
         for verdict in self._role.verdicts:
             self._rejections.note(verdict.header)
         self._loop = asyncio.get_running_loop()
+        self._tell()
         async with Watch(self._readiness, {"disk": self._probe_disk}):
             self._readiness.report("start")
             yield

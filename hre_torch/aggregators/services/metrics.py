@@ -32,6 +32,7 @@ class Metrics:
         octets: octets of messages by link and direction.
         version: newest release.
         ready: 1 while the server can do its work.
+        behind: releases, or else uploads, that others have and this server lacks.
     """
 
     def __init__(self) -> None:
@@ -59,6 +60,11 @@ class Metrics:
         )
         self.version = Gauge("hre_version", "Newest release", registry=self._registry)
         self.ready = Gauge("hre_ready", "Able to work", registry=self._registry)
+        self.behind = Gauge(
+            "hre_behind",
+            "Releases, or else uploads, that others have and this server lacks",
+            registry=self._registry,
+        )
         self._phases = Histogram(
             "hre_phase_seconds",
             "Duration of a phase",

@@ -18,7 +18,7 @@ from hre_torch.aggregators.services.logs import log_event
 from hre_torch.aggregators.services.metrics import Metrics
 from hre_torch.aggregators.services.readiness import Readiness
 from hre_torch.crypto.signatures import SigningKey
-from hre_torch.errors import AggregatorError, HREError
+from hre_torch.errors import AggregatorError, BehindError, HREError
 from hre_torch.protocol.envelope import refuse
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.task import Task
@@ -117,7 +117,10 @@ class Desk:
         kind, said = "disk", "the server's store has failed, and its log says how"
         if isinstance(error, UnreachableError):
             kind, said = "kts", "the key transform server does not answer"
-        self._readiness.report(kind, str(error))
+        if isinstance(error, BehindError):
+            said = str(error)
+        else:
+            self._readiness.report(kind, str(error))
         return PlainTextResponse(
             f"{said}; send the same message again later\n",
             status_code=503,

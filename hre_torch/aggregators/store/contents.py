@@ -52,9 +52,7 @@ class Contents:
     cfg: bytes = b""
     role: str = ""
     step: int = 0
-    ledger: LedgerState = field(
-        default_factory=lambda: LedgerState(0, GENESIS, [], {}, [])
-    )
+    ledger: LedgerState = field(default_factory=lambda: _empty())
     uploads: dict[bytes, StoredState] = field(default_factory=dict)
     releases: dict[int, ReleasedState] = field(default_factory=dict)
     newest_release: bytes | None = None
@@ -100,6 +98,10 @@ def read_contents(rows: Rows, shelf: BodyShelf, signer: bytes | None) -> Content
     contents.statements = [record for *_, record in rows.every("statements")]
     contents.verdicts = [record for _, record in rows.every("verdicts")]
     return contents
+
+
+def _empty() -> LedgerState:
+    return LedgerState(0, GENESIS, [], {}, [], {0: GENESIS})
 
 
 class _Reader:
@@ -152,6 +154,7 @@ class _Reader:
                 return
             self._lists[version] = header
             state.version, state.chain = version, chain
+            state.chains |= {version - 1: header.previous, version: chain}
             self._contents.newest_release = encoded
             if version in self._consumed:
                 self._contents.lists[version] = encoded

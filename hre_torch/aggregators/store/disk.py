@@ -12,7 +12,14 @@ from typing import Final
 
 from hre_torch.errors import StoreError
 
-__all__ = ["disk_errors", "probe_room", "write_all"]
+__all__ = ["NEW_TASK", "disk_errors", "probe_room", "write_all"]
+
+NEW_TASK: Final = (
+    "start a new task from the last released weights (`hre-torch roster sign "
+    "--start`); never put an older copy of the folder in its place, since a server "
+    "that goes on from one contradicts what it has signed"
+)
+"""What to do where a store is lost."""
 
 _ADVICE: Final = {
     "SQLITE_FULL": "the disk is full; make room and start the server again",
@@ -21,8 +28,8 @@ _ADVICE: Final = {
     "SQLITE_CANTOPEN": "check that the folder exists and that this user may write it",
     "SQLITE_BUSY": "another process has the database open; end it, or use another "
     "folder",
-    "SQLITE_CORRUPT": "the database is damaged; restore the whole folder from a copy",
-    "SQLITE_NOTADB": "the database is damaged; restore the whole folder from a copy",
+    "SQLITE_CORRUPT": f"the database is damaged; {NEW_TASK}",
+    "SQLITE_NOTADB": f"the database is damaged; {NEW_TASK}",
     "SQLITE_IOERR": "the disk failed; check it, then start the server again",
 }
 _ERRNO_NAMES: Final = {

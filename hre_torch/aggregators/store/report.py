@@ -29,6 +29,7 @@ class StoreReport:
         task: hash of the task, hexadecimal.
         step: number of transactions so far.
         version: number of releases so far.
+        chain: hash chain over them, hexadecimal: the same at both servers.
         uploads: how many uploads are pending, accepted, released, expired, among those
             about which somebody may still ask.
         kept: releases that somebody has still to fetch.
@@ -43,6 +44,7 @@ class StoreReport:
     task: str = ""
     step: int = 0
     version: int = 0
+    chain: str = ""
     uploads: dict[str, int] = field(default_factory=dict)
     kept: list[int] = field(default_factory=list)
     evidence: int = 0
@@ -107,6 +109,7 @@ def _fill(report: StoreReport, contents: Contents) -> None:
     report.task = contents.cfg.hex()
     report.step = contents.step
     report.version = contents.ledger.version
+    report.chain = contents.ledger.chain.hex()
     report.uploads = dict(Counter(entry.status for entry in contents.ledger.entries))
     report.kept = sorted(contents.releases)
     report.evidence = len(contents.evidence)

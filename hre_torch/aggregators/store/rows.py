@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
+from hre_torch.aggregators.store.disk import NEW_TASK
 from hre_torch.errors import StoreError
 
 __all__ = ["FORMAT", "Row", "Rows"]
@@ -187,8 +188,7 @@ class Rows:
         found = list(self.where(table, f"{_COLUMNS[table][0]} = ?", key))
         if len(found) != 1:
             raise StoreError(
-                f"table {table} of {self._path} has lost row {key!r}; run `hre-torch "
-                "db check`, then restore the folder from a copy"
+                f"table {table} of {self._path} has lost row {key!r}; {NEW_TASK}"
             )
         return found[0]
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from hre_torch.aggregators.store.bodies import BodyFiles
+from hre_torch.aggregators.store.disk import NEW_TASK
 from hre_torch.aggregators.store.rows import Rows
 from hre_torch.errors import StoreError
 
@@ -69,7 +70,7 @@ class BodyShelf:
         if hashlib.sha256(content).digest() != digest:
             raise StoreError(
                 "a damaged sum, computed again from its uploads, comes out different "
-                "from the one that was kept; restore the folder from a copy"
+                f"from the one that was kept; {NEW_TASK}"
             )
         if filed:
             self._files.write(digest, content)

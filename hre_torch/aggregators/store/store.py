@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from hre_torch.aggregators.store.bodies import BodyFiles
 from hre_torch.aggregators.store.contents import Contents, read_contents
-from hre_torch.aggregators.store.disk import disk_errors, probe_room
+from hre_torch.aggregators.store.disk import NEW_TASK, disk_errors, probe_room
 from hre_torch.aggregators.store.recorder import Recorder
 from hre_torch.aggregators.store.rows import Rows
 from hre_torch.aggregators.store.shelves import BodyShelf
@@ -208,9 +208,9 @@ class Store:
     def _refuse(self, findings: list[str]) -> None:
         if findings:
             raise StoreError(
-                f"the store in {self._folder} is damaged: {'; '.join(findings)}. "
-                "Restore the whole folder from a copy that is not older; without one, "
-                "start a new task from the last released weights"
+                f"the store in {self._folder} is damaged: {'; '.join(findings)}. If "
+                "the newest files still exist somewhere, bring them back together; "
+                f"otherwise {NEW_TASK}"
             )
 
     def _commit(self) -> None:

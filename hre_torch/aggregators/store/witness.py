@@ -72,9 +72,10 @@ class Witness:
         body, check = data[:_BODY_BYTES], data[_BODY_BYTES:]
         if not body.startswith(_MAGIC) or check != _check(body):
             raise StoreError(
-                f"{self._path} is damaged: nothing vouches for the database's having "
-                "its newest steps; restore the whole folder from a copy, or remove "
-                "this file if you know that the database beside it is complete"
+                f"{self._path} is damaged: nothing here vouches for the database's "
+                "having its newest steps. Move this file away, leave everything else "
+                "as it is, and start the server: it compares with the other server "
+                "what both have signed, and says so if anything is lacking"
             )
         step = int.from_bytes(body[len(_MAGIC) : -_TALLY_BYTES], "big")
         return step, body[-_TALLY_BYTES:]
