@@ -289,7 +289,6 @@ class LocalAggregator(Aggregator):
     def submit(self, upload: bytes) -> bytes:
         """Hand the bytes of an upload to the DSP."""
         self._servers.joined[self._name] = threading.get_ident()
-        self._servers.finished.discard(self._name)
         return self._servers.submit(self._name, upload)
 
     def fetch(self, since: int, *, merge: bool = True) -> Iterator[bytes]:

@@ -313,6 +313,8 @@ class HREOptimizer(Optimizer):
         deadline = time.monotonic() + timeout
         self._finished = True
         while True:
+            # Asked first: what others pushed last is pulled below.
+            waits = self.session.others_may_push() and time.monotonic() < deadline
             self.catch_up()
             with contextlib.suppress(BackPressure):
                 self.flush()
@@ -322,9 +324,7 @@ class HREOptimizer(Optimizer):
                 pending=self.session.pending,
                 unpushed=not self._require().idle(),
             )
-            if not (finish.pending or finish.unpushed):
-                break
-            if not self.session.others_may_push() or time.monotonic() >= deadline:
+            if not waits or not (finish.pending or finish.unpushed):
                 break
             time.sleep(_BETWEEN_PULLS)
         if self.session.keep is not None:
