@@ -129,7 +129,12 @@ def test_mean_buffers_are_averaged_even_where_parameters_are_summed(federation):
 def test_a_release_of_many_uploads_moves_buffers_by_their_mean(federation, combine):
     """As after an outage, when one release holds all that has gathered."""
     together = federation(
-        normalised(), 2, min_contributions=2, combine=combine, buffers="mean"
+        normalised(),
+        2,
+        min_contributions=2,
+        max_per_identity=3,
+        combine=combine,
+        buffers="mean",
     )
     models = [normalised(), normalised()]
     (ahead, late), names = models, together.names

@@ -158,6 +158,7 @@ class ReferenceServer:
     def withdraw(self, key: bytes) -> None:
         sent = self.find(key)
         self.log.remove(sent)
+        self.accepted.discard(key)
         self.withdrawn.append(sent)
 
     def proposal(self) -> tuple[list[bytes], list[bytes]] | None:
