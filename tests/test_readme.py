@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 from typer.testing import CliRunner
 
+import hre_torch
 from hre_torch import Federation, HREOptimizer, errors
 from hre_torch.aggregators import AGGREGATORS
 from hre_torch.cli import app
@@ -184,16 +185,22 @@ class Net(torch.nn.Sequential):
         super().__init__(torch.nn.Linear(4, 2))
 
 
-def test_the_one_line_swap_trains():
+@pytest.mark.filterwarnings("ignore::hre_torch.errors.AloneWarning")
+def test_the_one_line_swap_federates():
     (diff,) = blocks("One line in an existing script", "diff")
-    script = {"torch": torch, "Net": Net}
-    exec(new_side(diff), script)
-    model, optimizer = script["model"], script["optimizer"]
-    before = model[0].weight.detach().clone()
-    model(torch.ones(3, 4)).sum().backward()
-    optimizer.step()
-    assert not torch.equal(model[0].weight, before)
-    script["federation"].close()
+    before, after = new_side(diff).split("# the training loop stays as it is")
+
+    def train():
+        script = {"torch": torch, "Net": Net}
+        exec(before, script)
+        for _ in range(3):
+            script["model"](torch.ones(3, 4)).sum().backward()
+            script["optimizer"].step()
+        exec(after, script)
+        assert script["optimizer"].session.version > 0
+
+    state = hre_torch.simulate(train, participants=4, profile="toy-insecure")
+    assert set(state) == {"0.weight", "0.bias"}
 
 
 def test_the_weighted_average_trains():
