@@ -145,6 +145,8 @@ def _ordered(named: Mapping[str, Tensor], config: TaskConfig) -> list[Tensor]:
         return list(named.values())
     here, there = _without_prefix(list(named)), _without_prefix(config.names)
     if set(here) != set(there):
+        # What differs in number or shape is told in other words.
+        _checked(list(named.values()), config)
         raise LayoutError(
             f"The task was made for tensors with other names{_difference(here, there)}."
             " Make the task and the optimizer with the same model, with the same "

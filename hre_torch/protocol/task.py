@@ -83,8 +83,8 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     n_params: int
     n_buffers: int
     layout_digest: bytes
-    names: tuple[str, ...] = ()
-    frozen_digest: bytes = b""
+    names: tuple[str, ...]
+    frozen_digest: bytes
     initial_digest: bytes
     roster_digest: bytes
     format: int = _FORMAT

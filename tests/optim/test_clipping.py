@@ -88,7 +88,9 @@ def test_no_release_with_noise_is_rejected(federation, network):
 def test_pushes_that_were_shortened_are_counted(session, network):
     model = network()
     optimizer = HREOptimizer(
-        torch.optim.SGD(model.parameters(), lr=0.0), session(model, clip=0.25)
+        torch.optim.SGD(model.parameters(), lr=0.0),
+        session(model, clip=0.25),
+        outside_changes="push",
     )
     before = optimizer.session.released()
     for step, moved, clipped in ((1.25, 0.25, 1), (0.125, 0.375, 1), (9.0, 0.625, 2)):
@@ -105,8 +107,11 @@ def test_a_larger_clip_than_the_tasks_is_refused_and_a_smaller_one_is_not(
     federation, network
 ):
     together = federation(network(), participants=3, clip=0.5)
-    inner = torch.optim.SGD(network().parameters(), lr=0.1)
+
+    def inner():
+        return torch.optim.SGD(network().parameters(), lr=0.1)
+
     with pytest.raises(UnsupportedError, match=r"but the task's is 0\.5"):
-        HREOptimizer(inner, together.join("p0"), clip=0.6)
-    assert HREOptimizer(inner, together.join("p1"), clip=0.4)
-    assert HREOptimizer(inner, together.join("p2"))._exchange._clip == 0.5
+        HREOptimizer(inner(), together.join("p0"), clip=0.6)
+    assert HREOptimizer(inner(), together.join("p1"), clip=0.4)
+    assert HREOptimizer(inner(), together.join("p2"))._exchange._clip == 0.5
