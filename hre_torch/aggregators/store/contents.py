@@ -248,7 +248,7 @@ class _Reader:
         try:
             stored = msgspec.msgpack.decode(content, type=StoredState)
             header = parse_header(stored.header, Upload)
-        except (msgspec.DecodeError, MessageError):
+        except (msgspec.DecodeError, UnicodeDecodeError, MessageError):
             return None
         signed = signed_bytes(stored.header, stored.proof)
         listed = {part.digest for part in header.parts}

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from hre_torch.errors import StoreError
 
 __all__ = ["NEW_TASK", "disk_errors", "probe_room", "write_all"]
@@ -51,15 +53,23 @@ _UNKNOWN: Final = "run `hre-torch db check` on the folder"
 def disk_errors(folder: Path) -> Iterator[None]:
     """Turn errors of SQLite and of the operating system into `StoreError`.
 
+    Stored text or a stored record that cannot be decoded is one too: SQLite even quotes
+    damaged text in its own messages, which Python then cannot decode.
+
     Args:
         folder: the store's folder, which the message names.
     """
     try:
         yield
+    except (UnicodeDecodeError, msgspec.DecodeError) as error:
+        raise StoreError(_complaint(folder, str(error), "SQLITE_CORRUPT")) from error
     except sqlite3.Error as error:
         # Extended names such as SQLITE_IOERR_WRITE begin with the primary one.
         code = getattr(error, "sqlite_errorname", "")
         name = "_".join(code.split("_")[:2])
+        if "Could not decode" in str(error):
+            # Python says so of a text column, and gives no name.
+            name = "SQLITE_CORRUPT"
         raise StoreError(_complaint(folder, str(error), name)) from error
     except OSError as error:
         name = _ERRNO_NAMES.get(error.errno or 0, "")

@@ -131,6 +131,43 @@ def test_thousands_of_torn_files_are_noticed_or_do_no_harm(crashed, tmp_path, fi
     torn(world, crashed(world), tmp_path / "scratch", 5000, seed=1)
 
 
+TEXTS = (b"p0", b"released", b"accepted", b"CREATE TABLE uploads", b"consumed")
+"""Texts of rows and of the schema that a KTS has."""
+
+
+def test_damaged_text_is_a_store_error_whatever_cannot_decode_it(crashed, tmp_path):
+    world = make_world()
+    image = crashed(world) / "kts"
+    # The log is folded in, so that every text is in the one file.
+    Server(world, "kts", image).stop()
+    whole = (image / "ledger.sqlite").read_bytes()
+    for text in TEXTS:
+        start = whole.index(text)
+        for place in range(start, start + len(text)):
+            folder = copied(image, tmp_path / "scratch")
+            damaged = bytearray(whole)
+            damaged[place] |= 0x80
+            (folder / "ledger.sqlite").write_bytes(damaged)
+            assert "damaged" in " ".join(check_store(folder).findings), (text, place)
+            with pytest.raises(StoreError, match="damaged"):
+                state_of(world, "kts", folder)
+
+
+def test_a_record_that_cannot_be_decoded_is_a_store_error(crashed, tmp_path):
+    world = make_world()
+    image = crashed(world) / "kts"
+    for record in (b"", b"\xc1", b"\xa1\xff", b"\x91\xa1\xff"):
+
+        def spoil(rows, world, record=record):
+            rows.change("models", 0, record=record)
+
+        folder = copied(image, tmp_path / "kts")
+        rewrite(folder, world, spoil)
+        assert "damaged" in " ".join(check_store(folder).findings)
+        with pytest.raises(StoreError, match="damaged"):
+            state_of(world, "kts", folder)
+
+
 def bodies_of(folder: Path) -> list[Path]:
     return sorted((folder / "bodies").iterdir())
 
