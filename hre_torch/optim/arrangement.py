@@ -22,7 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from hre_torch.errors import LayoutError
-from hre_torch.optim.flatten import Layout, mean_buffers, trainable_parameters
+from hre_torch.optim.flatten import (
+    FlatView,
+    Layout,
+    released_names,
+    trainable_parameters,
+)
 from hre_torch.optim.guards import tensors_of
 from hre_torch.protocol.task import TaskConfig
 from hre_torch.protocol.task_options import Buffers
@@ -107,14 +112,8 @@ def require_frozen(module: nn.Module, config: TaskConfig) -> None:
 
 def _named(module: nn.Module, buffers: Buffers) -> dict[str, Tensor]:
     """Return trainable parameters, then averaged buffers, by their plain names."""
-    averaged = {id(b) for b in mean_buffers(module)} if buffers == "mean" else set()
-    parameters = {id(t) for t in trainable_parameters(module)}
-    found: list[tuple[str, Tensor]] = [
-        (n, t) for n, t in module.named_parameters() if id(t) in parameters
-    ]
-    found += [(n, t) for n, t in module.named_buffers() if id(t) in averaged]
-    names = _plain([name for name, _ in found])
-    return dict(zip(names, (tensor for _, tensor in found), strict=True))
+    names = _plain(released_names(module, buffers))
+    return dict(zip(names, FlatView.of(module, buffers).tensors, strict=True))
 
 
 def _plain(names: Sequence[str]) -> list[str]:
