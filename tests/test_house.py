@@ -15,10 +15,11 @@ import hre_torch
 PACKAGE = Path(hre_torch.__file__).parent
 README = PACKAGE.parent / "README.md"
 FOREIGN = {
-    "anyio", "cryptography", "flwr", "gmpy2", "httpx", "lightning", "matplotlib",
-    "msgspec", "numpy", "omegaconf", "phe", "PIL", "prometheus_client", "pydantic",
-    "rich", "safetensors", "sklearn", "starlette", "tensorboard", "tenseal", "torch",
-    "torchmetrics", "torchvision", "typer", "uvicorn", "yaml",
+    "accelerate", "anyio", "cryptography", "flwr", "gmpy2", "httpx", "lightning",
+    "matplotlib", "msgspec", "numpy", "omegaconf", "peft", "phe", "PIL",
+    "prometheus_client", "pydantic", "rich", "safetensors", "sklearn", "starlette",
+    "tensorboard", "tenseal", "timm", "torch", "torchmetrics", "torchvision",
+    "transformers", "typer", "uvicorn", "yaml",
 }  # fmt: skip
 
 

@@ -286,19 +286,28 @@ class Exchange:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Start again from the session's weights and a saved state.
 
+        A state that this training is in already moves nothing: `accelerate` saves and
+        loads one to move it to a device, perhaps after a script has loaded a model.
+
         Raises:
             LayoutError: the state belongs to a model of another size.
         """
-        local = state["local"].cpu().numpy().astype(np.float64)
+        local, before = (
+            state[name].cpu().numpy().astype(np.float64)
+            for name in ("local", "local_before")
+        )
         if local.shape != self.model.local.shape:
             raise LayoutError(
                 f"The saved state holds {local.size} values, but the task has "
                 f"{self.model.local.size}; load the state of the same model."
             )
-        self.model.local = local
-        self.model.show()
-        if state["parameters_sha256"] == self._parameters_digest():
-            self.model.local = state["local_before"].cpu().numpy().astype(np.float64)
+        digest = state["parameters_sha256"]
+        unmoved = digest == self._parameters_digest()
+        if not unmoved or not np.array_equal(before, self.model.local):
+            self.model.local = local
+            self.model.show()
+            if digest == self._parameters_digest():
+                self.model.local = before
         if isinstance(self._rounding, StochasticRounding):
             self._rounding.calls = state["rounding_calls"]
 

@@ -371,6 +371,16 @@ class HREOptimizer(Optimizer):
         self._release_hooks[handle.id] = hook
         return handle
 
+    def require_untouched(self) -> None:
+        """Check that nothing else has changed the parameters since the last step.
+
+        `step`, `push` and `pull` do so by themselves.
+
+        Raises:
+            OutsideChangeError: something has; never if `outside_changes` is `"push"`.
+        """
+        self._require().model.require_untouched()
+
     def adopt_weights(self) -> None:
         """Make the model's present weights part of the next update.
 
@@ -429,7 +439,8 @@ class HREOptimizer(Optimizer):
         """Load what `state_dict` returned, or the state of the inner optimizer alone.
 
         With ours, the parameters become the session's weights plus what was not yet
-        pushed, whatever the module had loaded before.
+        pushed, whatever the module had loaded before. A state that this training is in
+        already moves nothing.
 
         Raises:
             CheckpointError: the state is of another task, and the session's weights are

@@ -11,6 +11,7 @@ from torch import nn
 
 from hre_torch.errors import (
     LayoutError,
+    OutsideChangeError,
     UnsupportedError,
 )
 from hre_torch.optim import FlatView, HREOptimizer
@@ -89,15 +90,29 @@ def test_the_state_of_another_model_is_refused(wrapped):
 
 
 def test_weights_loaded_into_the_module_before_the_state_are_not_pushed(
-    wrapped, batches
+    network, session, batches
 ):
-    optimizer, model = wrapped
+    model = network()
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = HREOptimizer(inner, session(model), push_every=100)
     fit(model, optimizer, batches[:1])
-    expected, state = bits(model), optimizer.state_dict()
+    expected, state = bits(model), copy.deepcopy(optimizer.state_dict())
+    fit(model, optimizer, batches[1:2])
     with torch.no_grad():
         model[0].weight.fill_(3.0)
     optimizer.load_state_dict(state)
     assert bits(model) == expected
+
+
+def test_a_state_that_is_loaded_where_it_was_saved_hides_no_change(wrapped, batches):
+    """What `accelerate` does to every optimizer, to move its state to a device."""
+    optimizer, model = wrapped
+    fit(model, optimizer, batches[:1])
+    with torch.no_grad():
+        model[0].weight.fill_(3.0)
+    optimizer.load_state_dict(optimizer.state_dict())
+    with pytest.raises(OutsideChangeError):
+        fit(model, optimizer, batches[1:2])
 
 
 @pytest.mark.parametrize("copying", [copy.copy, copy.deepcopy, pickle.dumps])
