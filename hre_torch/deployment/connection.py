@@ -15,11 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hre_torch.aggregators.http import BackgroundSession, HTTPAggregator, RetryPolicy
-from hre_torch.aggregators.http.snapshots import (
-    Released,
-    SnapshotHelper,
-    ask_for_snapshot,
-)
+from hre_torch.aggregators.http.newcomer import ask_for_snapshot
+from hre_torch.aggregators.http.snapshots import Released, SnapshotHelper
 from hre_torch.deployment.alone import KeyLock
 from hre_torch.deployment.followers import follower_processes
 from hre_torch.deployment.identities import open_role

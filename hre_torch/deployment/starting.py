@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hre_torch.aggregators.http import HTTPAggregator
-from hre_torch.aggregators.http.snapshots import Released, ask_for_snapshot
+from hre_torch.aggregators.http.newcomer import ask_for_snapshot
+from hre_torch.aggregators.http.snapshots import Released
 from hre_torch.errors import LayoutError
 from hre_torch.protocol.participant import ParticipantState
 from hre_torch.protocol.requests import Status

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from hre_torch.errors import ReleaseError
+from hre_torch.errors import MessageError, ReleaseError
 from hre_torch.protocol.entries import Entry, NamedModels
 from hre_torch.protocol.task import TaskConfig
 
@@ -31,6 +31,9 @@ class CommonModels:
     Args:
         config: the task's numbers; the model of version 0 is settled from the start.
         known: where an earlier ledger stopped.
+
+    Raises:
+        MessageError: no version of it is settled: it is damaged.
     """
 
     def __init__(self, config: TaskConfig, known: Iterable[NamedModels] = ()) -> None:
@@ -39,6 +42,11 @@ class CommonModels:
         self._touched: set[int] = set()
         if not self._named:
             self._named[0] = NamedModels(0, {}, config.initial_digest)
+        if all(each.settled is None for each in self._named.values()):
+            raise MessageError(
+                "the state of a ledger names no version whose model is settled, not "
+                "even the first one: it is damaged"
+            )
 
     def settled(self) -> tuple[int, bytes]:
         """Return the newest version whose model is settled, and its digest."""

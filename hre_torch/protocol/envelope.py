@@ -31,6 +31,7 @@ __all__ = [
     "Digest",
     "Envelope",
     "Header",
+    "MaybeDigest",
     "Name",
     "Number",
     "Part",
@@ -52,6 +53,8 @@ Digest = Annotated[
     bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)
 ]
 """A SHA-256; any other length is refused when a header is parsed."""
+MaybeDigest = Annotated[bytes, msgspec.Meta(max_length=DIGEST_BYTES)]
+"""A SHA-256, or nothing."""
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
 """An identity; short, since errors, logs and refusals repeat it."""
 Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -101,8 +104,8 @@ class Refusal(Header, frozen=True, kw_only=True, tag="refusal"):
 
     error: Name
     message: Annotated[str, msgspec.Meta(max_length=_MOST_COMPLAINT)]
-    about: Annotated[bytes, msgspec.Meta(max_length=DIGEST_BYTES)] = b""
-    upload: Annotated[bytes, msgspec.Meta(max_length=DIGEST_BYTES)] = b""
+    about: MaybeDigest = b""
+    upload: MaybeDigest = b""
     version: Number = 0
     release: bytes = b""
 

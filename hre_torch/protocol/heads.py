@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from hre_torch.protocol.envelope import Digest, Header, Name, Number
+from hre_torch.protocol.envelope import Digest, Header, MaybeDigest, Name, Number
 from hre_torch.protocol.ledger import Ledger
 
 __all__ = ["Count", "Horizon", "LedgerHead", "Records"]
@@ -41,6 +41,10 @@ class LedgerHead(Header, frozen=True, kw_only=True, tag="ledger_head"):
         counts: of every participant, in the order of the roster.
         settled_version: newest version whose model is settled.
         settled_digest: what headers say of that model.
+        settled_chain: hash chain at that version; empty if it is more than S releases
+            old.
+        request: digest of the message that this answers, so that an earlier head is
+            told from a new one; empty if none was asked.
     """
 
     version: Number
@@ -48,6 +52,8 @@ class LedgerHead(Header, frozen=True, kw_only=True, tag="ledger_head"):
     counts: tuple[Count, ...]
     settled_version: Number
     settled_digest: Digest
+    settled_chain: MaybeDigest = b""
+    request: MaybeDigest = b""
 
 
 class Records(Header, frozen=True, kw_only=True, tag="records"):

@@ -27,8 +27,8 @@ class Journal:
 
     An order in which both servers' journals are called in a quiet task:
     `entered`, `accepted` for every upload, `released` and `named` for every release,
-    then `fetched` as participants open it, `forgotten` when everybody has, and
-    `outlived` S releases later.
+    then `fetched` as participants open it, `forgotten` when everybody has and a later
+    list has settled its model, and `outlived` S releases later.
     """
 
     def entered(self, entry: Entry, stored: StoredState) -> None:
@@ -87,9 +87,9 @@ class Journal:
         """
 
     def forgotten(self, version: int) -> None:
-        """Take note that everybody has a release, so that its sum can go.
+        """Take note that a sum can go: everybody has it, and its model is settled.
 
-        Losing this is harmless: it follows from `fetched`.
+        Losing this is harmless: it follows from `fetched` and `named`.
         """
 
     def outlived(self, lines: Sequence[Entry]) -> None:

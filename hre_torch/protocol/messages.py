@@ -22,7 +22,14 @@ from typing import Annotated
 
 import msgspec
 
-from hre_torch.protocol.envelope import DIGEST_BYTES, Digest, Header, Name, Number
+from hre_torch.protocol.envelope import (
+    DIGEST_BYTES,
+    Digest,
+    Header,
+    MaybeDigest,
+    Name,
+    Number,
+)
 
 __all__ = [
     "Ack",
@@ -165,7 +172,7 @@ class Statement(Header, frozen=True, kw_only=True, tag="statement"):
 
     version: Number
     chain: Digest
-    state_digest: Annotated[bytes, msgspec.Meta(max_length=DIGEST_BYTES)] = b""
+    state_digest: MaybeDigest = b""
 
     @property
     def opened(self) -> bool:

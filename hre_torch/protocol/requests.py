@@ -14,16 +14,20 @@ WantedRequest     participant -> DSP    who asks for a snapshot?
 Wanted            DSP -> participant    all who do, and what they have been sent
 Voucher           participant -> it     what I say of the released weights
 Snapshot          participant -> it     the released weights, sealed
-SnapshotQuery     participant -> DSP    has anybody sealed a snapshot for me?
+SnapshotQuery     participant -> both   has anybody sealed a snapshot for me?
 SnapshotReply     DSP -> participant    the snapshot, and who has signed its hash
+
+The KTS answers a `SnapshotQuery`, which the DSP passes on, with a `LedgerHead`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from hre_torch.protocol.envelope import Header, Name, Number
-from hre_torch.protocol.messages import DigestRun
+from hre_torch.protocol.messages import DigestRun, named_models
 
 __all__ = [
     "Asked",
@@ -101,9 +105,15 @@ class TaskReply(Header, frozen=True, kw_only=True, tag="task_reply"):
 
 
 class SnapshotRequest(Request, frozen=True, kw_only=True, tag="snapshot_request"):
-    """Ask the others for the released weights, sealed under a fresh X25519 key."""
+    """Ask the others for the released weights, sealed under a fresh X25519 key.
+
+    Attributes:
+        public: the key.
+        refused: whose snapshots turned out to be false; any other's is better.
+    """
 
     public: bytes
+    refused: tuple[Name, ...] = ()
 
 
 class Snapshot(Header, frozen=True, kw_only=True, tag="snapshot"):
@@ -117,6 +127,8 @@ class Snapshot(Header, frozen=True, kw_only=True, tag="snapshot"):
         state_digest: what upload headers say of the weights at that version.
         previous_digest: what they said one version before, where the suite chains them.
         public: the sender's ephemeral X25519 key.
+        earlier: what they said of the versions before that, as far as the sender
+            knows; oldest first.
     """
 
     recipient: str
@@ -126,6 +138,12 @@ class Snapshot(Header, frozen=True, kw_only=True, tag="snapshot"):
     state_digest: bytes
     previous_digest: bytes
     public: bytes
+    earlier: bytes = b""
+
+    def models(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the versions that the sender names, oldest first, and the digests."""
+        run = self.earlier + self.previous_digest + self.state_digest
+        return named_models(self.version, run)
 
 
 class WantedRequest(Request, frozen=True, kw_only=True, tag="wanted_request"):
@@ -182,8 +200,11 @@ class SnapshotReply(Header, frozen=True, kw_only=True, tag="snapshot_reply"):
         recipient: who asked.
         moment: of the query that this answers.
         witnesses: the newest word of everybody who has named the snapshot's version.
+        head: the KTS's encoded `LedgerHead` that answers the query, where these are too
+            few; empty if the KTS does not answer.
     """
 
     recipient: str
     moment: int
     witnesses: tuple[Witness, ...]
+    head: bytes = b""

@@ -87,7 +87,12 @@ class Server(ABC, Generic[Cipher]):
             task.config, task.roster.names, state.ledger if state else None
         )
         self._shelf = Shelf(
-            task.roster.names, self._cipher, self._journal, state, options.get("keep")
+            task.roster.names,
+            self._cipher,
+            self._journal,
+            state,
+            settled=self._ledger.settled()[0],
+            keep=options.get("keep"),
         )
         self._evidence = EvidenceBox(self._journal, state.evidence if state else ())
         # One participant alone never stops a server, however few a task assumes to lie.
@@ -116,8 +121,12 @@ class Server(ABC, Generic[Cipher]):
         """
         return self._statements.settled(self._ledger)
 
-    def head(self) -> Envelope[LedgerHead]:
-        """Return where the ledger stands, signed."""
+    def head(self, request: bytes = b"") -> Envelope[LedgerHead]:
+        """Return where the ledger stands, signed.
+
+        Args:
+            request: digest of what this answers, if anything.
+        """
         ledger = self._ledger
         settled_version, settled_digest = self.settled()
         head = LedgerHead(
@@ -131,6 +140,8 @@ class Server(ABC, Generic[Cipher]):
             ),
             settled_version=settled_version,
             settled_digest=settled_digest,
+            settled_chain=ledger.chain_at(settled_version) or b"",
+            request=request,
         )
         return seal(head, self._secret.signing)
 
@@ -330,6 +341,7 @@ class Server(ABC, Generic[Cipher]):
             if not self._ledger.names(version):
                 self._shelf.lists.pop(version, None)
         self._journal.named(*self._ledger.changed_models())
+        self._shelf.settle(self._ledger.settled()[0])
 
     def _release(self, encoded: bytes) -> Envelope[Release]:
         """Return a signed release from the form in which it is kept."""

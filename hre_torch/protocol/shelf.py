@@ -41,8 +41,10 @@ class Shelf:
         cipher: the server's half of the suite.
         journal: told of everything that is put here or goes.
         state: where an earlier server of the same task stopped.
-        keep: how many of the newest sums are kept for whoever has not fetched them;
-            None keeps them until everybody has.
+        settled: the newest version whose model is settled. Whoever comes late starts
+            there, so what follows is kept even if everybody has fetched it.
+        keep: how many of the newest sums are kept at most; None keeps them until
+            everybody has fetched them.
     """
 
     def __init__(
@@ -51,6 +53,8 @@ class Shelf:
         cipher: DataServiceCipher[Any] | KeyTransformCipher[Any],
         journal: Journal,
         state: ServerState | None,
+        *,
+        settled: int,
         keep: int | None = None,
     ) -> None:
         self._cipher = cipher
@@ -59,6 +63,7 @@ class Shelf:
         self.uploads: dict[bytes, KeptUpload] = {}
         self.releases: dict[int, KeptRelease] = {}
         self.fetched = dict.fromkeys(names, 0)
+        self._settled = settled
         self.lists: dict[int, bytes] = dict(state.lists) if state else {}
         if state is not None:
             self._restore(state)
@@ -111,7 +116,12 @@ class Shelf:
             return
         self.fetched[recipient] = since
         self._journal.fetched(recipient, since)
-        self._forget_up_to(min(self.fetched.values()))
+        self._forget_up_to(min(self._settled, *self.fetched.values()))
+
+    def settle(self, version: int) -> None:
+        """Drop what everybody has, now that the model of a version is settled."""
+        self._settled = version
+        self._forget_up_to(min(version, *self.fetched.values()))
 
     def list_of(self, version: int) -> bytes | None:
         """Return the signed list of a release, encoded, if it is still kept."""

@@ -47,12 +47,15 @@ def make_hosted_site(tmp_path, monkeypatch):
             file = read_roster(folder / "roster.json")
             task = task_of(file, profile_of(file, folder))
             made_for = {"suite": suite, "parameters": task.parameters}
-            secret = open_role(folder / "kts.key", b"secret", **made_for)
-            kts = key_transform(task, secret)
+            site.secrets = {
+                role: open_role(folder / f"{role}.key", b"secret", **made_for)
+                for role in ("dsp", "kts")
+            }
+            kts = key_transform(task, site.secrets["kts"])
             url = cleanup.enter_context(running.hosted(kts.app, task.parameters))
             site.dsp = data_service(
                 task,
-                open_role(folder / "dsp.key", b"secret", **made_for),
+                site.secrets["dsp"],
                 kts_url=url,
                 published=(folder / "roster.json").read_bytes(),
             )

@@ -98,11 +98,27 @@ def test_a_quiet_task_is_told_in_the_order_in_which_it_happens(servers):
     for name in ("p0", "p1"):
         servers.open(name, 0)
     uploads = ["entered", "accepted"] * 2
-    assert servers.dsp_journal.heard == [
-        *(*uploads, "released", "named"),
-        *("fetched", "fetched", "forgotten"),
+    first = [*uploads, "released", "named"]
+    assert servers.dsp_journal.heard == [*first, "fetched", "fetched"]
+    assert servers.kts_journal.heard == first
+
+
+def test_a_sum_that_everybody_has_goes_once_its_model_is_settled(servers):
+    model = bytes(32)
+    for version in range(2):
+        for name in ("p0", "p1"):
+            upload = servers.upload(name, version=version, model=version * model)
+            servers.dsp.confirm(servers.kts.deposit(servers.dsp.admit(upload)))
+        assert "forgotten" not in servers.dsp_journal.heard
+        servers.release()
+        for name in ("p0", "p1"):
+            servers.open(name, version)
+    uploads = ["entered", "accepted"] * 2
+    assert servers.dsp_journal.heard[8:] == [
+        *(*uploads, "released", "named", "forgotten"),
+        *("fetched", "fetched"),
     ]
-    assert servers.kts_journal.heard == [*uploads, "released", "named"]
+    assert set(servers.dsp.state().releases) == {2}
 
 
 def test_lines_that_nobody_needs_any_more_are_told_with_a_later_release(

@@ -5,6 +5,7 @@ aggregator.py   one participant's connection
 prefetch.py     downloads, fetched before anybody asks for them
 background.py   a session whose uploads travel while training goes on
 snapshots.py    the released weights, sealed for a participant that comes late
+newcomer.py     one that comes late, and what it believes
 """
 
 from __future__ import annotations

@@ -3,59 +3,50 @@
 The newcomer signs a fresh X25519 key. Whoever sees the request says, signed, which
 models of which versions it knows, and seals version, chain and weights for the key
 unless somebody else's snapshot is of the same model. The DSP carries all of it and
-reads nothing. The newcomer believes the weights when c + 1 identities besides itself
-have signed their hash, in this way or in uploads: at most c lie.
+reads nothing. When the newcomer believes the weights is told in `newcomer`.
 """
 
 from __future__ import annotations
 
-import logging
-import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, cast
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hre_torch.aggregators.http.aggregator import HTTPAggregator
-from hre_torch.crypto.sealed_box import BoxKey, seal_box
-from hre_torch.errors import AggregatorError, CryptoError, ProtocolError, TaskError
-from hre_torch.protocol.envelope import Envelope, decode, parse_header, seal
-from hre_torch.protocol.messages import Upload, named_models
+from hre_torch.crypto.sealed_box import seal_box
+from hre_torch.errors import (
+    CryptoError,
+    ProtocolError,
+    TaskError,
+)
+from hre_torch.protocol.envelope import (
+    DIGEST_BYTES,
+    decode,
+    seal,
+)
+from hre_torch.protocol.messages import named_models
 from hre_torch.protocol.requests import (
     Asked,
     Snapshot,
-    SnapshotQuery,
-    SnapshotReply,
     SnapshotRequest,
     Voucher,
-    Witness,
 )
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task
-from hre_torch.protocol.vectors import chained_digest, decode_vector, state_digest
+from hre_torch.protocol.vectors import chained_digest, state_digest
 
 __all__ = [
     "Released",
     "SnapshotHelper",
-    "ask_for_snapshot",
+    "box_context",
+    "proven_run",
     "seal_snapshot",
     "snapshot_bytes",
 ]
-
-_LOGGER: Final = logging.getLogger("hre_torch")
-_POLL_SECONDS: Final = 0.2
-_TOLD_AFTER_SECONDS: Final = 5.0
-_NOBODY: Final = (
-    "participants that hold them answer at their next push or pull; if nobody holds "
-    "them any more, the operator starts a new task from weights that somebody has "
-    "written with --out: hre-torch roster sign --start FILE"
-)
 
 
 @dataclass(frozen=True)
@@ -88,7 +79,7 @@ def seal_snapshot(session: Session, secret: Secret, request: bytes) -> bytes | N
         request: an encoded `SnapshotRequest`.
     """
     task = session.task
-    if not _explains(
+    if not proven_run(
         task, session.model_digest, session.previous_digest, session.released()
     ):
         return None
@@ -100,7 +91,7 @@ def seal_snapshot(session: Session, secret: Secret, request: bytes) -> bytes | N
         public, sealed = seal_box(
             asked.header.public,
             released.astype("<i8", copy=False).tobytes(),
-            _context(task, recipient, asked.digest),
+            box_context(task, recipient, asked.digest),
         )
     except (ProtocolError, TaskError, CryptoError):
         # A request that only the DSP could have made up deserves no answer.
@@ -115,6 +106,7 @@ def seal_snapshot(session: Session, secret: Secret, request: bytes) -> bytes | N
         state_digest=session.model_digest,
         previous_digest=session.previous_digest,
         public=public,
+        earlier=session.state_digests[: -2 * DIGEST_BYTES],
     )
     return seal(header, secret.signing, (sealed,)).encode()
 
@@ -165,156 +157,33 @@ class SnapshotHelper:
         return answers
 
 
-def ask_for_snapshot(
-    link: HTTPAggregator, task: Task, secret: Secret, *, timeout: float | None
-) -> Released:
-    """Return released weights that c + 1 identities besides the asker vouch for.
-
-    Args:
-        link: connection to the DSP.
-        task: the task.
-        secret: the newcomer's keys.
-        timeout: seconds to wait until somebody answers and enough others vouch; None
-            waits until stopped.
-
-    Raises:
-        AggregatorError: nobody did in time.
-    """
-    deadline = time.monotonic() + (math.inf if timeout is None else timeout)
-    told = time.monotonic() + _TOLD_AFTER_SECONDS
-    key = BoxKey()
-    heard, digest = "nobody has answered yet", _ask(link, task, secret, key)
-    while time.monotonic() < deadline:
-        try:
-            reply = _collect(link, task, secret, digest)
-            if reply.parts:
-                return _checked(reply, task, secret, key, digest)
-        except _ForgottenError:
-            digest = _ask(link, task, secret, key)
-        except (ProtocolError, TaskError, CryptoError) as error:
-            heard = str(error)
-        if time.monotonic() > told:
-            told = math.inf
-            _LOGGER.warning("waiting for the released weights (%s): %s", heard, _NOBODY)
-        time.sleep(_POLL_SECONDS)
-    raise AggregatorError(
-        f"no snapshot of the released weights in {timeout:.0f} s ({heard}); {_NOBODY}"
-    )
-
-
-class _ForgottenError(Exception):
-    """The DSP knows nothing of a request, as after a restart."""
-
-
-def _ask(link: HTTPAggregator, task: Task, secret: Secret, key: BoxKey) -> bytes:
-    digests: list[bytes] = []
-
-    def make(moment: int) -> SnapshotRequest:
-        request = SnapshotRequest(
-            cfg=task.cfg, sender=secret.name, moment=moment, public=key.public
-        )
-        digests.append(seal(request, secret.signing).digest)
-        return request
-
-    link.request(
-        "/v1/snapshots/ask", make, SnapshotReply, fits=lambda _: True, may_be_empty=True
-    )
-    return digests[-1]
-
-
-def _collect(
-    link: HTTPAggregator, task: Task, secret: Secret, digest: bytes
-) -> Envelope[SnapshotReply]:
-    def make(moment: int) -> SnapshotQuery:
-        return SnapshotQuery(
-            cfg=task.cfg, sender=secret.name, moment=moment, request=digest
-        )
-
-    try:
-        reply = link.request(
-            "/v1/snapshots/collect",
-            make,
-            SnapshotReply,
-            fits=lambda reply: reply.recipient == secret.name,
-        )
-    except TaskError as error:
-        raise _ForgottenError(str(error)) from error
-    return cast(Envelope[SnapshotReply], reply)
-
-
-def _checked(
-    reply: Envelope[SnapshotReply],
-    task: Task,
-    secret: Secret,
-    key: BoxKey,
-    digest: bytes,
-) -> Released:
-    snapshot = decode(
-        b"".join(reply.parts), Snapshot, cfg=task.cfg, max_bytes=snapshot_bytes(task)
-    )
-    header = snapshot.header
-    snapshot.verify(task.roster.participant(header.sender).signing_key)
-    if (header.recipient, header.request) != (secret.name, digest):
-        raise TaskError("the snapshot answers another request")
-    vouching = {header.sender} | {
-        name
-        for witness in reply.header.witnesses
-        if (name := _voucher(witness, header, task)) is not None
-    }
-    vouching.discard(secret.name)
-    needed = task.config.assumed_colluders + 1
-    if len(vouching) < needed:
-        raise TaskError(
-            f"{len(vouching)} identities vouch for version {header.version}, "
-            f"{needed} must, so that one of them is honest"
-        )
-    sealed = b"".join(snapshot.parts)
-    context = _context(task, secret.name, digest)
-    opened = key.open(header.public, sealed, context)
-    weights = decode_vector(opened, "<i8", task.config.n_values).astype(np.int64)
-    if not _explains(task, header.state_digest, header.previous_digest, weights):
-        raise TaskError("the snapshot does not hold the weights that it names")
-    run = header.previous_digest + header.state_digest
-    return Released(header.version, header.chain, run, weights)
-
-
-def _explains(
+def proven_run(
     task: Task, digest: bytes, previous: bytes, weights: npt.NDArray[np.int64]
-) -> bool:
-    """Return whether weights are what upload headers say of a version.
+) -> bytes:
+    """Return what weights prove of what upload headers say; empty if nothing.
 
     Where releases are opened one by one, headers hold a hash of all models so far.
+
+    Args:
+        task: the task.
+        digest: what headers say of the weights' version.
+        previous: what they say of the version before.
+        weights: int64 at scale 2^f, shape `(n_values,)`.
+
+    Returns:
+        Digests of consecutive versions, the last of which is `digest`.
     """
     own = state_digest(weights)
     if digest == own == task.config.initial_digest:
-        return True
+        return digest
     config = task.config
     if SUITES.get(config.suite).merges_in(
         config.combine, config.n_buffers, config.clip
     ):
-        return digest == own
-    return digest == chained_digest(previous, own)
+        return digest if digest == own else b""
+    return previous + digest if digest == chained_digest(previous, own) else b""
 
 
-def _voucher(witness: Witness, snapshot: Snapshot, task: Task) -> str | None:
-    """Return who vouches for the snapshot's weights, if anybody."""
-    try:
-        said = Envelope(
-            parse_header(witness.header, Upload | Voucher),
-            witness.header,
-            (),
-            witness.proof,
-            witness.signature,
-        )
-        said.verify(task.roster.participant(said.header.sender).signing_key)
-    except (ProtocolError, TaskError):
-        return None
-    header = said.header
-    models = dict(named_models(header.base_version, header.state_digests))
-    if header.cfg != task.cfg or models.get(snapshot.version) != snapshot.state_digest:
-        return None
-    return str(header.sender)
-
-
-def _context(task: Task, recipient: str, request: bytes) -> bytes:
+def box_context(task: Task, recipient: str, request: bytes) -> bytes:
+    """Return what a sealed snapshot is bound to."""
     return msgspec.msgpack.encode((task.cfg, recipient, request))

@@ -147,7 +147,7 @@ class DataServiceService:
             ),
             enquiries.route("/v1/fetch", Fetch, self._fetch),
             enquiries.route("/v1/status", StatusRequest, self._status),
-            *self._relay.routes(self._desk, self._intake, enquiries),
+            *self._relay.routes(self._desk, self._intake, enquiries, self._errands),
             enquiries.route("/v1/task", TaskRequest, self._show_task, any_task=True),
             self._readiness.route(),
         ]

@@ -33,6 +33,7 @@ from hre_torch.protocol.messages import (
     Statement,
     TransformRequest,
 )
+from hre_torch.protocol.requests import SnapshotQuery
 from hre_torch.protocol.roster import DATA_SERVICE, Secret
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task
@@ -84,8 +85,8 @@ class KeyTransformService:
         # The DSP sends for all participants.
         bodies = BODIES_PER_SENDER * len(task.roster.participants)
         self._intake = Intake(task.cfg, senders, bodies)
-        # The DSP carries statements, and their own signatures tell whose they are.
-        self._statements = Intake(
+        # The DSP carries these, and their own signatures tell whose they are.
+        self._carried = Intake(
             task.cfg, {card.name: card.signing_key for card in task.roster.participants}
         )
         self._rejections = Rejections(metrics)
@@ -102,7 +103,14 @@ class KeyTransformService:
                     Statement,
                     self._declare,
                     SMALL,
-                    intake=self._statements,
+                    intake=self._carried,
+                ),
+                self._route(
+                    "/v1/heads",
+                    SnapshotQuery,
+                    self._show_head,
+                    SMALL,
+                    intake=self._carried,
                 ),
                 self._route("/v1/records", Records, self._compare),
                 self._readiness.route(),
@@ -187,6 +195,11 @@ class KeyTransformService:
         )
         self._rejections.note(verdict.header)
         return verdict  # type: ignore[return-value]
+
+    def _show_head(self, query: Envelope[SnapshotQuery]) -> Envelope[Header]:
+        self._check_compared()
+        self._role.check_current()
+        return self._role.head(query.digest)  # type: ignore[return-value]
 
     def _reopen(self) -> None:
         self._role = self._open_role()

@@ -3,8 +3,9 @@
 A late participant asks; the others see all who ask whenever they look, and each says,
 signed, which models of which versions it knows; whoever does not find its own among the
 snapshots so far seals the released weights. Here the snapshot is kept that most
-identities name, the newer one of two. All of it is forgotten in a restart, since
-everything can be asked for again.
+identities name, the newer one of two. Where they are too few, the KTS is asked which
+model is settled. All of it is forgotten in a restart, since everything can be asked for
+again.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from typing import Any
 from starlette.routing import Route
 
 from hre_torch.aggregators.services.enquiries import SMALL, Enquiries
+from hre_torch.aggregators.services.errands import Errands
 from hre_torch.aggregators.services.intake import Expected, Intake
+from hre_torch.aggregators.services.logs import log_event
 from hre_torch.aggregators.services.routes import Desk
-from hre_torch.errors import MessageError, TaskError
+from hre_torch.errors import HREError, MessageError, TaskError
 from hre_torch.protocol.envelope import DIGEST_BYTES, Envelope, decode, seal
+from hre_torch.protocol.heads import LedgerHead
 from hre_torch.protocol.messages import Upload, named_models
 from hre_torch.protocol.requests import (
     Asked,
@@ -43,10 +47,16 @@ class _Open:
 
     request: bytes
     digest: bytes
+    refused: tuple[str, ...] = ()
     snapshot: bytes = b""
     model: tuple[int, bytes] = (0, b"")
+    sender: str = ""
     witnesses: dict[str, Witness] = field(default_factory=dict)
     """Who has named the snapshot's model, its sender aside."""
+
+    def believed(self) -> tuple[int, bytes]:
+        """Return the snapshot's model, unless its sender has sealed a false one."""
+        return (0, b"") if self.sender in self.refused else self.model
 
 
 @dataclass(frozen=True)
@@ -77,10 +87,13 @@ class SnapshotRelay:
     _asked: dict[str, _Open] = field(default_factory=dict)
     _words: dict[str, _Word] = field(default_factory=dict)
 
-    def routes(self, desk: Desk, intake: Intake, enquiries: Enquiries) -> list[Route]:
+    def routes(
+        self, desk: Desk, intake: Intake, enquiries: Enquiries, errands: Errands
+    ) -> list[Route]:
         """Return the routes on which participants ask, look, vouch, offer, collect."""
-        offers = Expected(Snapshot, SMALL, 0, 8 * self.task.config.n_values + SMALL)
         run = DIGEST_BYTES * (self.task.config.staleness_bound + 1)
+        body = 8 * self.task.config.n_values + SMALL
+        offers = Expected(Snapshot, SMALL + run, 0, body)
         vouchers = Expected(Voucher, SMALL + run, 0, 0)
         cfg = self.task.cfg
 
@@ -88,7 +101,14 @@ class SnapshotRelay:
             self.ask(message, request)
 
         async def collected(message: bytes, query: Envelope[Any]) -> Envelope[Any]:
-            return self.collect(query)
+            if not self.needs_head(query):
+                return self.collect(query)
+            try:
+                head = await errands.ask("/v1/heads", message, LedgerHead)
+            except HREError as error:
+                log_event("no head of the ledger", message=str(error))
+                return self.collect(query)
+            return self.collect(query, head.encode())
 
         async def wanted(message: bytes, request: Envelope[Any]) -> Envelope[Any]:
             return self.wanted(request)
@@ -132,7 +152,8 @@ class SnapshotRelay:
 
     def ask(self, message: bytes, request: Envelope[SnapshotRequest]) -> None:
         """Take a late participant's request; a newer one replaces it."""
-        self._asked[request.header.sender] = _Open(message, request.digest)
+        header = request.header
+        self._asked[header.sender] = _Open(message, request.digest, header.refused)
 
     def wanted(self, request: Envelope[WantedRequest]) -> Envelope[Wanted]:
         """Return all requests but the asker's own."""
@@ -143,7 +164,7 @@ class SnapshotRelay:
             recipient=name,
             moment=request.header.moment,
             asked=tuple(
-                Asked(asked.request, *asked.model)
+                Asked(asked.request, *asked.believed())
                 for other, asked in self._asked.items()
                 if other != name
             ),
@@ -166,29 +187,54 @@ class SnapshotRelay:
             for name, word in self._words.items()
             if word.names(model) and name != header.sender
         }
-        worth = (len(witnesses), header.version)
-        if not asked.snapshot or worth > (len(asked.witnesses), asked.model[0]):
+        refused = asked.refused
+        worth = (header.sender not in refused, len(witnesses), header.version)
+        best = (asked.sender not in refused, len(asked.witnesses), asked.model[0])
+        if not asked.snapshot or worth > best:
             asked.snapshot, asked.model, asked.witnesses = message, model, witnesses
+            asked.sender = header.sender
 
-    def collect(self, query: Envelope[SnapshotQuery]) -> Envelope[SnapshotReply]:
+    def needs_head(self, query: Envelope[SnapshotQuery]) -> bool:
+        """Whether too few vouch for the snapshot that answers a request.
+
+        Raises:
+            TaskError: there is no such request here, perhaps any more.
+        """
+        asked = self._answered(query)
+        others = asked.witnesses.keys() - {query.header.sender, asked.sender}
+        return bool(asked.snapshot) and len(others) < self.task.config.assumed_colluders
+
+    def collect(
+        self, query: Envelope[SnapshotQuery], head: bytes = b""
+    ) -> Envelope[SnapshotReply]:
         """Return the snapshot that answers a request, if there is one, and witnesses.
+
+        Args:
+            query: who asks.
+            head: the KTS's answer to it, encoded.
 
         Raises:
             TaskError: there is no such request here, perhaps any more.
         """
         name = query.header.sender
-        asked = self._asked.get(name)
-        if asked is None or asked.digest != query.header.request:
-            raise TaskError(f"there is no such request of {name!r} here; ask again")
+        asked = self._answered(query)
         reply = SnapshotReply(
             cfg=self.task.cfg,
             sender=self.secret.name,
             recipient=name,
             moment=query.header.moment,
             witnesses=tuple(asked.witnesses.values()),
+            head=head,
         )
         parts = (asked.snapshot,) if asked.snapshot else ()
         return seal(reply, self.secret.signing, parts)
+
+    def _answered(self, query: Envelope[SnapshotQuery]) -> _Open:
+        name = query.header.sender
+        asked = self._asked.get(name)
+        if asked is None or asked.digest != query.header.request:
+            raise TaskError(f"there is no such request of {name!r} here; ask again")
+        return asked
 
     def _keep(self, said: Envelope[Upload] | Envelope[Voucher]) -> None:
         header = said.header

@@ -27,9 +27,9 @@ class Recorder(Journal):
     An upload leaves nothing behind in the end but its sequence number, in the one row
     of its participant. Its body is kept until a release after the one that consumed it,
     so that the newest sum can be computed again; its line till the ledger lets go of
-    it. A sum is kept until everybody has fetched it, and a signed list as long as its
-    sum or a line that it names. The newest list always stays: from it the hash chain
-    goes on.
+    it. A sum is kept until everybody has fetched it and its model is settled, and a
+    signed list as long as its sum or a line that it names. The newest list always
+    stays: from it the hash chain goes on.
 
     Args:
         rows: the database.
