@@ -52,6 +52,8 @@ __all__ = [
 ]
 
 _HELP_EVERY_SECONDS: Final = 1.0
+_MOST_SNAPSHOTS: Final = 10
+"""One after another: what follows each of them was gone again meanwhile."""
 
 
 def connect(
@@ -184,14 +186,20 @@ class RejoiningSession(Session):
         Raises:
             AggregatorError: nobody seals a snapshot, where one is needed.
         """
-        try:
-            opened = super().pull()
-        except SnapshotNeededError:
-            it = self._rejoin()
-            self.rebase(it.version, it.chain, it.state_digests, it.weights)
-            opened = super().pull()
+        opened = self._pull_on(_MOST_SNAPSHOTS)
         self._help()
         return opened
+
+    def _pull_on(self, most: int) -> list[Opened]:
+        """Pull, from a snapshot if need be; the others may not wait for that."""
+        try:
+            return super().pull()
+        except SnapshotNeededError:
+            if most == 0:
+                raise
+        it = self._rejoin()
+        self.rebase(it.version, it.chain, it.state_digests, it.weights)
+        return self._pull_on(most - 1)
 
     @property
     def _link(self) -> HTTPAggregator:

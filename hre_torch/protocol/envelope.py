@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Generic, TypeVar
 
 import msgspec
 
+import hre_torch
 from hre_torch import errors
 from hre_torch.crypto.signatures import SigningKey, verify
 from hre_torch.errors import (
@@ -265,7 +266,7 @@ def parse_header(header_bytes: bytes, kind: Any) -> Any:
         expected = getattr(kind, "__name__", str(kind))
         raise MessageError(
             f"expected a {expected} message: {error}; check that both sides run the "
-            "same version of hre_torch"
+            f"same version of hre_torch, here {hre_torch.__version__}"
         ) from None
     if isinstance(header, Header) and len(header.parts) > MAX_PARTS:
         raise MessageError(

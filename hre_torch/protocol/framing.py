@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 
 import numpy.typing as npt
 
+import hre_torch
 from hre_torch.crypto.signatures import SIGNATURE_BYTES
 from hre_torch.errors import MessageError
 
@@ -27,7 +28,8 @@ __all__ = [
     "split",
 ]
 
-_MAGIC: Final = b"HRE1"
+_FAMILY: Final = b"HRE"
+_MAGIC: Final = _FAMILY + b"1"
 _LENGTHS: Final = struct.Struct(">4sII")
 LENGTHS_BYTES: Final = _LENGTHS.size
 """Octets in front of the header: magic and two lengths."""
@@ -58,9 +60,16 @@ def lengths_of(start: bytes) -> tuple[int, int]:
         )
     magic, header_size, proof_size = _LENGTHS.unpack_from(start)
     if magic != _MAGIC:
+        known = magic[: len(_FAMILY)] == _FAMILY
+        other = magic[len(_FAMILY) :].decode("ascii", "replace")
         raise MessageError(
-            f"a message starts with {_MAGIC!r}, this one with {magic!r}: not an "
-            "hre_torch message, or of another version"
+            f"a message starts with {_MAGIC!r}, this one with {magic!r}: "
+            + (
+                f"made by a version of hre_torch whose messages have format {other!r}; "
+                f"this is version {hre_torch.__version__}, use the same on both sides"
+                if known
+                else "not an hre_torch message"
+            )
         )
     return header_size, proof_size
 

@@ -135,7 +135,7 @@ class Pushing:
             upload = self._participant.seal(
                 values,
                 self._participant.version,
-                self._model.run,
+                self._model.named,
                 tuple(attempt.sequence for attempt in attempts),
             )
             data = upload.encode()

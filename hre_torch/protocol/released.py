@@ -7,6 +7,11 @@ by taking them back.
 Headers name the models of all versions that were opened one after another, as far back
 as an upload may lag. A snapshot starts a new such run, and so do releases that were
 opened as one sum: of the versions between, nobody here has seen the weights.
+
+Two more are remembered than are named. Uploads in the newest list agree on the model
+of some version at most S + 1 before it, which then is settled. Who comes late has to be
+shown what headers say of it and, since each hash holds the one before, of the version
+before it.
 """
 
 from __future__ import annotations
@@ -34,7 +39,7 @@ class ReleasedWeights:
     Attributes:
         values: int64 at scale 2^f, shape `(n_values,)`.
         run: what headers say: digests of consecutive versions, 32 octets each, oldest
-            first; the last one is of `values`.
+            first, at most S + 3; the last one is of `values`.
     """
 
     def __init__(
@@ -43,7 +48,8 @@ class ReleasedWeights:
         config = task.config
         suite = SUITES.get(config.suite)
         self._merges = suite.merges_in(config.combine, config.n_buffers, config.clip)
-        self._longest = DIGEST_BYTES * (config.staleness_bound + 1)
+        self._named = DIGEST_BYTES * (config.staleness_bound + 1)
+        self._longest = self._named + 2 * DIGEST_BYTES
         self.values = values
         self.run = state_digest(values) if run is None else run
 
@@ -51,6 +57,11 @@ class ReleasedWeights:
     def digest(self) -> bytes:
         """SHA-256, what headers say of `values`."""
         return self.run[-DIGEST_BYTES:]
+
+    @property
+    def named(self) -> bytes:
+        """As much of `run` as an upload names."""
+        return self.run[-self._named :]
 
     @property
     def previous_digest(self) -> bytes:

@@ -173,7 +173,10 @@ class Wanted(Header, frozen=True, kw_only=True, tag="wanted"):
 
 
 class Voucher(Header, frozen=True, kw_only=True, tag="voucher"):
-    """What its sender says of released weights, as it would in an `Upload`'s header."""
+    """What its sender says of released weights, as in the headers of its uploads.
+
+    It may be of two versions more than these name; see `ReleasedWeights`.
+    """
 
     base_version: Number
     state_digests: DigestRun

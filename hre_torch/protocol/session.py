@@ -148,7 +148,7 @@ class Session(Pushing):
 
     @property
     def state_digests(self) -> bytes:
-        """What they say of this version and those before it; see `Upload`."""
+        """What they say of this version and those before it; see `ReleasedWeights`."""
         return self._model.run
 
     @property

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
+import msgspec
 import numpy as np
 import pytest
 
+from hre_torch import __version__
 from hre_torch.errors import MessageError
-from hre_torch.protocol.framing import cut, octets_of
+from hre_torch.protocol.envelope import parse_header
+from hre_torch.protocol.framing import cut, lengths_of, octets_of
+from hre_torch.protocol.messages import Upload
 
 SHORT, LONG = b"s" * 100, b"l" * (1 << 16)
 
@@ -33,6 +38,25 @@ def test_a_long_part_that_was_changed_is_refused():
     changed = b"x" + LONG[1:]
     with pytest.raises(MessageError, match="part 0 does not have the SHA-256"):
         cut(memoryview(changed), listed(LONG))
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (b"HRE2", f"messages have format '2'; this is version {__version__}"),
+        (b"HRE\xff", "messages have format"),
+        (b"GET ", "not an hre_torch message"),
+    ],
+)
+def test_a_message_of_another_version_says_so(start, said):
+    with pytest.raises(MessageError, match=re.escape(said)):
+        lengths_of(start + bytes(8))
+
+
+def test_a_header_that_this_version_cannot_read_names_this_version():
+    header = msgspec.msgpack.encode({"kind": "upload", "news": 1})
+    with pytest.raises(MessageError, match=f"hre_torch, here {__version__}"):
+        parse_header(header, Upload)
 
 
 def test_an_array_becomes_a_part_without_a_copy():

@@ -91,7 +91,7 @@ class SnapshotRelay:
         self, desk: Desk, intake: Intake, enquiries: Enquiries, errands: Errands
     ) -> list[Route]:
         """Return the routes on which participants ask, look, vouch, offer, collect."""
-        run = DIGEST_BYTES * (self.task.config.staleness_bound + 1)
+        run = DIGEST_BYTES * (self.task.config.staleness_bound + 3)
         body = 8 * self.task.config.n_values + SMALL
         offers = Expected(Snapshot, SMALL + run, 0, body)
         vouchers = Expected(Voucher, SMALL + run, 0, 0)

@@ -35,6 +35,7 @@ class Contents:
         cfg: hash of the task.
         role: `"dsp"` or `"kts"`.
         step: number of transactions so far.
+        made_by: version of hre_torch that made the store.
         ledger: as the role's ledger keeps it.
         uploads: unreleased uploads, by digest.
         releases: those whose sum is still kept, by version.
@@ -52,6 +53,7 @@ class Contents:
     cfg: bytes = b""
     role: str = ""
     step: int = 0
+    made_by: str = ""
     ledger: LedgerState = field(default_factory=lambda: _empty())
     uploads: dict[bytes, StoredState] = field(default_factory=dict)
     releases: dict[int, ReleasedState] = field(default_factory=dict)
@@ -87,7 +89,10 @@ def read_contents(rows: Rows, shelf: BodyShelf, signer: bytes | None) -> Content
     contents = Contents(findings=rows.findings())
     if contents.findings:
         return contents
-    _, contents.format, contents.cfg, contents.role, contents.step = rows.one("head", 0)
+    _, contents.format, contents.cfg, contents.role, contents.step, made_by = rows.one(
+        "head", 0
+    )
+    contents.made_by = made_by
     reader = _Reader(rows, shelf, contents)
     reader.read_lines()
     reader.read_lists(signer)

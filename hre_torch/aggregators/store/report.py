@@ -11,10 +11,10 @@ from tempfile import TemporaryDirectory
 from hre_torch.aggregators.store.bodies import BodyFiles
 from hre_torch.aggregators.store.contents import Contents, read_contents
 from hre_torch.aggregators.store.disk import disk_errors
-from hre_torch.aggregators.store.rows import Rows
+from hre_torch.aggregators.store.rows import Rows, has_lost_log
 from hre_torch.aggregators.store.shelves import BodyShelf
 from hre_torch.aggregators.store.store import BODIES, DATABASE, WITNESS
-from hre_torch.aggregators.store.witness import Witness, contradiction
+from hre_torch.aggregators.store.witness import Witness, contradiction, unwitnessed
 from hre_torch.errors import StoreError
 
 __all__ = ["StoreReport", "check_store"]
@@ -27,6 +27,7 @@ class StoreReport:
     Attributes:
         role: `"dsp"` or `"kts"`.
         task: hash of the task, hexadecimal.
+        made_by: version of hre_torch that made the store.
         step: number of transactions so far.
         version: number of releases so far.
         chain: hash chain over them, hexadecimal: the same at both servers.
@@ -42,6 +43,7 @@ class StoreReport:
 
     role: str = ""
     task: str = ""
+    made_by: str = ""
     step: int = 0
     version: int = 0
     chain: str = ""
@@ -90,6 +92,10 @@ def check_store(folder: Path) -> StoreReport:
 
 
 def _check(folder: Path, scratch: Path, witness: Witness, report: StoreReport) -> None:
+    if (scratch / DATABASE).is_file():
+        lost = has_lost_log(scratch / DATABASE)
+        complaint = unwitnessed(witness.read(), log_lost=lost)
+        report.findings += [complaint] if complaint else []
     with disk_errors(folder):
         rows = Rows(scratch / DATABASE)
         try:
@@ -107,6 +113,7 @@ def _check(folder: Path, scratch: Path, witness: Witness, report: StoreReport) -
 def _fill(report: StoreReport, contents: Contents) -> None:
     report.role = contents.role
     report.task = contents.cfg.hex()
+    report.made_by = contents.made_by
     report.step = contents.step
     report.version = contents.ledger.version
     report.chain = contents.ledger.chain.hex()

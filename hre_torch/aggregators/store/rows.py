@@ -19,12 +19,13 @@ from typing import Any, Final
 
 import msgspec
 
+import hre_torch
 from hre_torch.aggregators.store.disk import NEW_TASK
 from hre_torch.errors import StoreError
 
-__all__ = ["FORMAT", "Row", "Rows"]
+__all__ = ["FORMAT", "Row", "Rows", "has_lost_log"]
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 _TALLY_BYTES: Final = 32
 _BUSY_SECONDS: Final = 1.0
 _LOG_LIMIT: Final = 16 << 20
@@ -33,7 +34,7 @@ _LOG_LIMIT: Final = 16 << 20
 Row = tuple[Any, ...]
 
 _COLUMNS: Final[dict[str, tuple[str, ...]]] = {
-    "head": ("id", "format", "cfg", "role", "step"),
+    "head": ("id", "format", "cfg", "role", "step", "made_by"),
     "uploads": (
         *("position", "digest", "name", "sequence", "base_version", "state_digests"),
         *("status", "version", "body"),
@@ -49,7 +50,8 @@ _COLUMNS: Final[dict[str, tuple[str, ...]]] = {
 """Columns under the tally, key first."""
 
 _SCHEMA: Final = (
-    "CREATE TABLE head (id INTEGER PRIMARY KEY, format, cfg, role, step, tally)",
+    "CREATE TABLE head (id INTEGER PRIMARY KEY, format, cfg, role, step, made_by, "
+    "tally)",
     "CREATE TABLE uploads (position INTEGER PRIMARY KEY, digest, name, sequence, "
     "base_version, state_digests, status, version, body)",
     "CREATE TABLE releases (version INTEGER PRIMARY KEY, encoded, body)",
@@ -121,7 +123,7 @@ class Rows:
         self.begin()
         for statement in _SCHEMA:
             self.connection.execute(statement)
-        self.insert("head", 0, FORMAT, cfg, role, 0)
+        self.insert("head", 0, FORMAT, cfg, role, 0, hre_torch.__version__)
         self._write_tally()
         self.commit()
 
@@ -258,6 +260,18 @@ class Rows:
             self.connection.executescript("PRAGMA incremental_vacuum")
             self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
+    def mark(self) -> None:
+        """Write into the file itself, and not its log only, that it is in use.
+
+        From here on the file alone may lack what was acknowledged: see `has_lost_log`.
+        """
+        self.connection.execute("PRAGMA user_version = 1")
+        self.connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
+
+    def unmark(self) -> None:
+        """Write that the file alone is complete, once it is closed."""
+        self.connection.execute("PRAGMA user_version = 0")
+
     def close(self) -> None:
         """Close the database."""
         self.connection.close()
@@ -265,14 +279,21 @@ class Rows:
     def _check_format(self) -> None:
         """Refuse a store of another version, whose tables are other ones."""
         with suppress(sqlite3.Error):
-            for (seen,) in self.connection.execute("SELECT format FROM head"):
-                if isinstance(seen, int) and seen != FORMAT:
-                    raise StoreError(
-                        f"{self._path} has format {seen}, this version of hre_torch "
-                        f"reads format {FORMAT}: end the task with the version that "
-                        "wrote it, or start a new task from the last released weights "
-                        "in an empty folder"
-                    )
+            for head in self.connection.execute("SELECT * FROM head"):
+                _, seen, *_ = head
+                if not isinstance(seen, int) or seen == FORMAT:
+                    continue
+                made_by = "an earlier version of hre_torch"
+                with suppress(sqlite3.Error):
+                    query = "SELECT made_by FROM head"
+                    (said,) = self.connection.execute(query).fetchone()
+                    made_by = f"version {said} of hre_torch"
+                raise StoreError(
+                    f"{self._path} has format {seen}, made by {made_by}; this is "
+                    f"version {hre_torch.__version__}, which reads format {FORMAT}: "
+                    "end the task with the version that made the store, or start a new "
+                    "task from the last released weights in an empty folder"
+                )
 
     def _write_tally(self) -> None:
         self.connection.execute("UPDATE head SET tally = ?", (self.tally,))
@@ -281,6 +302,23 @@ class Rows:
         self._tally %= 1 << (8 * _TALLY_BYTES)
 
 
+def has_lost_log(path: Path) -> bool:
+    """Return whether a database that was not closed has no write-ahead log any more.
+
+    SQLite would open it without a word, as it was when the log was last folded in.
+
+    Args:
+        path: the database file, not opened yet.
+    """
+    with path.open("rb") as file:
+        file.seek(_USER_VERSION_AT)
+        marked = any(file.read(4))
+    log = path.with_name(f"{path.name}-wal")
+    return marked and not (log.is_file() and log.stat().st_size)
+
+
+_USER_VERSION_AT: Final = 60
+"""Where a database file keeps `user_version` ("Database File Format", 1.3)."""
 _SMALL_PAGES: Final = 256
 """One megabyte of pages: below it, shrinking is not worth a write."""
 

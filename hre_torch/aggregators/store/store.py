@@ -12,9 +12,9 @@ from hre_torch.aggregators.store.bodies import BodyFiles
 from hre_torch.aggregators.store.contents import Contents, read_contents
 from hre_torch.aggregators.store.disk import NEW_TASK, disk_errors, probe_room
 from hre_torch.aggregators.store.recorder import Recorder
-from hre_torch.aggregators.store.rows import Rows
+from hre_torch.aggregators.store.rows import Rows, has_lost_log
 from hre_torch.aggregators.store.shelves import BodyShelf
-from hre_torch.aggregators.store.witness import Witness, contradiction
+from hre_torch.aggregators.store.witness import Witness, contradiction, unwitnessed
 from hre_torch.durable_files import sync_folder
 from hre_torch.errors import HREError, StoreError
 from hre_torch.observer import Observer, silent
@@ -117,6 +117,8 @@ class Store:
             self._check(contents)
             self._shelf.sweep_orphans()
             self._witness.write(contents.step, self._rows.tally)
+            self._witness.settle()
+            self._rows.mark()
             self._ready, self._failed = True, False
         return _state(contents)
 
@@ -168,6 +170,9 @@ class Store:
             try:
                 if self._ready and self._recorder.waiting:
                     self._write()
+                if self._ready:
+                    with disk_errors(self._folder):
+                        self._rows.unmark()
             finally:
                 self._closed = True
                 self._rows.close()
@@ -178,6 +183,8 @@ class Store:
         path = self._folder / DATABASE
         # SQLite gives its other files the mode of this one.
         path.touch(mode=0o600)
+        complaint = unwitnessed(self._witness.read(), log_lost=has_lost_log(path))
+        self._refuse([complaint] if complaint else [])
         self._rows = Rows(path)
         self._shelf = BodyShelf(self._rows, self._files)
         self._recorder = Recorder(self._rows, self._shelf, self.transaction)

@@ -22,7 +22,7 @@ from typing import Final
 
 from hre_torch.errors import StoreError
 
-__all__ = ["Witness", "contradiction"]
+__all__ = ["Witness", "contradiction", "unwitnessed"]
 
 _MAGIC: Final = b"HREstep1"
 _STEP_BYTES: Final = 8
@@ -86,6 +86,10 @@ class Witness:
         # One write inside one disk sector is there completely or not at all.
         os.pwrite(self._descriptor, body + _check(body), 0)
 
+    def settle(self) -> None:
+        """Have on the disk that there is a witness, whatever step it remembers."""
+        os.fsync(self._descriptor)
+
     def close(self) -> None:
         """Close the file, which gives the folder free."""
         os.close(self._descriptor)
@@ -94,6 +98,21 @@ class Witness:
 
 def _check(body: bytes) -> bytes:
     return hashlib.sha256(body).digest()[:_CHECK_BYTES]
+
+
+def unwitnessed(remembered: tuple[int, bytes] | None, *, log_lost: bool) -> str | None:
+    """Return why nobody can tell how old a database is, in words, if so.
+
+    Args:
+        remembered: what the witness remembers.
+        log_lost: whether the database's log is gone, though it was in use.
+    """
+    if remembered is not None or not log_lost:
+        return None
+    return (
+        "the database was in use when it was last written to, but its log (the file "
+        "that ends in -wal) and the witness are gone: its newest steps are lost"
+    )
 
 
 def contradiction(

@@ -25,6 +25,8 @@ STARTING: dict[str, tuple[Any, str, str]] = {
     "start: everything checked": (Rows, "findings", AFTER),
     "start: orphans swept": (BodyShelf, "sweep_orphans", AFTER),
     "start: witness written": (Witness, "write", AFTER),
+    "start: not marked as in use yet": (Rows, "mark", BEFORE),
+    "start: marked as in use": (Rows, "mark", AFTER),
 }
 RUNNING: dict[str, tuple[Any, str, str]] = {
     "the journal was told of an upload": (Recorder, "entered", AFTER),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -224,6 +225,49 @@ def test_a_store_put_back_from_an_older_copy_is_noticed_by_its_witness(crashed):
     (folder / "ledger.sqlite-wal").unlink()
     with pytest.raises(StoreError, match="its newest steps are lost"):
         state_of(world, "kts", folder)
+
+
+@pytest.mark.parametrize("role", ["dsp", "kts"])
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        (["ledger.sqlite-wal"], "newest steps are lost"),
+        (["witness"], None),
+        (["ledger.sqlite-wal", "witness"], "its log .* and the witness are gone"),
+    ],
+)
+def test_deleted_files_of_a_store_in_use_are_missed(crashed, role, gone, said):
+    """A log that is lost with the witness left an old database, and a sound one."""
+    world = make_world()
+    folder = crashed(world) / role
+    expected = state_of(world, role, copied(folder, folder.with_name("whole")))
+    for name in gone:
+        (folder / name).unlink()
+    findings = check_store(folder).findings
+    if said is None:
+        assert not findings
+        assert state_of(world, role, folder) == expected
+        return
+    assert any(re.search(said, finding) for finding in findings)
+    # An empty log is none either, and a refused start must not make the next one work.
+    for _ in range(2):
+        with pytest.raises(StoreError, match=said) as refusal:
+            Server(world, role, folder)
+        assert "bring them back together" in str(refusal.value)
+        assert "roster sign --start" in str(refusal.value)
+        (folder / "ledger.sqlite-wal").touch()
+
+
+def test_a_store_that_was_closed_needs_no_log_and_no_witness(run, new_pair, tmp_path):
+    world = make_world()
+    pair = new_pair(world)
+    run(join(world, pair), 1)
+    state = pair.kts.server.state()
+    pair.kts.stop()
+    assert not (tmp_path / "kts" / "ledger.sqlite-wal").exists()
+    (tmp_path / "kts" / "witness").unlink()
+    assert not check_store(tmp_path / "kts").findings
+    assert state_of(world, "kts", tmp_path / "kts") == state
 
 
 def test_a_witness_that_is_older_after_a_power_cut_does_no_harm(crashed, tmp_path):

@@ -9,6 +9,7 @@ from contextlib import suppress
 import msgspec
 import pytest
 
+import hre_torch
 from hre_torch.aggregators.store import check_store
 from hre_torch.aggregators.store.rows import FORMAT
 from hre_torch.errors import (
@@ -277,15 +278,32 @@ def test_an_upload_whose_answer_was_lost_is_acknowledged_long_after_its_release(
 def test_a_store_of_another_format_is_refused_and_both_are_named(world, tmp_path):
     Server(world, "dsp", tmp_path).stop()
     database = sqlite3.connect(tmp_path / "ledger.sqlite")
-    database.execute("UPDATE head SET format = 1")
+    database.execute("UPDATE head SET format = 1, made_by = '0.2.0'")
     database.execute("ALTER TABLE uploads ADD COLUMN place")
     database.commit()
     database.close()
-    with pytest.raises(StoreError, match=rf"has format 1, .* reads format {FORMAT}"):
+    said = rf"has format 1, made by version 0.2.0 .* reads format {FORMAT}"
+    with pytest.raises(StoreError, match=said):
         Server(world, "dsp", tmp_path)
     (finding,) = check_store(tmp_path).findings
     assert "has format 1" in finding
     assert "damaged" not in finding
+
+
+def test_a_store_from_before_versions_were_noted_is_refused(world, tmp_path):
+    Server(world, "dsp", tmp_path).stop()
+    database = sqlite3.connect(tmp_path / "ledger.sqlite")
+    database.execute("UPDATE head SET format = 3")
+    database.execute("ALTER TABLE head DROP COLUMN made_by")
+    database.commit()
+    database.close()
+    with pytest.raises(StoreError, match="has format 3, made by an earlier version"):
+        Server(world, "dsp", tmp_path)
+
+
+def test_a_store_says_which_version_made_it(world, tmp_path):
+    Server(world, "dsp", tmp_path).stop()
+    assert check_store(tmp_path).made_by == hre_torch.__version__
 
 
 def test_a_fetch_alone_costs_no_commit_and_forgets_nothing_that_matters(
@@ -306,4 +324,4 @@ def test_a_fetch_alone_costs_no_commit_and_forgets_nothing_that_matters(
 
 def check_while_open(server):
     """Return the store's step while the server has it open."""
-    return server.store._rows.one("head", 0)[-1]
+    return server.store._rows.one("head", 0)[4]
