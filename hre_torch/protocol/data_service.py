@@ -74,6 +74,7 @@ class DataServiceProvider(DownloadServer):
         suite = self._suite
         self._sizes = (suite.proof_size(task), *suite.upload_sizes(task))
         self._summed: tuple[list[bytes], Any] | None = None
+        self._ordered = 0
         # Those about the newest version, which settle it; the KTS keeps all of them.
         self._statements = Statements(task, Journal())
 
@@ -170,11 +171,20 @@ class DataServiceProvider(DownloadServer):
             BehindError: this server goes on from an old copy.
         """
         receipt.verify(self.task.roster.key_transform.signing_key)
-        known = self._ledger.find(receipt.header.upload)
+        version, chain = receipt.header.version, receipt.header.chain
+        # The list that was ordered last may be signed by now, and on its way.
+        if version <= self.version or version > self._ordered:
+            self._horizon.notice(version, chain)
+            self.check_current(receipt.header.upload)
+        return self._ack(self._accept(receipt.header.upload))
+
+    def _accept(self, upload: bytes) -> Entry:
+        """Mark an upload as accepted: the KTS has logged it, and dropped its voids."""
+        known = self._ledger.find(upload)
         if known is not None and known.status == "pending":
             self._strike(known)
             self._journal.accepted(known.digest)
-        return self._ack(self._ledger.accept(receipt.header.upload))
+        return self._ledger.accept(upload)
 
     def withdraw(self, upload: bytes, error: HREError) -> Envelope[Ack] | None:
         """Drop a pending upload that the KTS refuses, so that its owner may go on.
@@ -260,6 +270,7 @@ class DataServiceProvider(DownloadServer):
         if proposal is None:
             return None
         total = self._sum([entry.digest for entry in proposal.uploads])
+        self._ordered = self._ledger.version + 1
         order = ReleaseOrder(
             cfg=self.task.cfg,
             sender=self._secret.name,
@@ -299,6 +310,9 @@ class DataServiceProvider(DownloadServer):
         self._statements.forget({self.version})
 
     def _take_over(self, release: Envelope[Release]) -> None:
+        # A restart may have lost the receipts of what the KTS lists.
+        for item in (*release.header.uploads, *release.header.expired):
+            self._accept(item.digest)
         self.record(release)
 
     def _deposit(self, upload: Envelope[Upload]) -> Envelope[Deposit]:
@@ -308,6 +322,8 @@ class DataServiceProvider(DownloadServer):
             upload_header=upload.header_bytes,
             upload_proof=upload.proof,
             upload_signature=upload.signature,
+            version=self.version,
+            chain=self._ledger.chain,
         )
         # Once released, an upload is only a line in the ledger, here and at the KTS.
         stored = self._shelf.uploads.get(upload.digest)

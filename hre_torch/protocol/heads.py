@@ -4,7 +4,8 @@ A server whose folder was restored from a copy cannot tell from what it holds. O
 can: the other server signs its own head, and lists that the KTS has signed, and every
 upload names the newest release that its sender knows. A *horizon* keeps what others
 have signed and this server does not hold. While there is anything, the server is
-behind.
+behind. The servers compare everything at each start and after each outage; in between,
+every deposit and every receipt names the newest release of its sender.
 
 LedgerHead   a server -> anybody       where its ledger stands
 Records      a server -> the other     the same, and what shows it
@@ -98,6 +99,14 @@ class Horizon:
     def compare(self, version: int, chain: bytes) -> None:
         """Note the newest release that the other server has signed for."""
         self._signed = version, chain
+
+    def notice(self, version: int, chain: bytes) -> None:
+        """Note the same in passing, if it is lacking here.
+
+        A message that was long under way takes nothing back.
+        """
+        if chain and self._lacks(version, chain):
+            self._signed = version, chain
 
     def expect(self, uploads: frozenset[bytes]) -> None:
         """Note which uploads the other server has logged and this one lacks."""

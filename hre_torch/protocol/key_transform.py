@@ -85,6 +85,7 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
             BehindError: this server goes on from an old copy.
         """
         deposit.verify(self.task.roster.data_service.signing_key)
+        self._horizon.notice(deposit.header.version, deposit.header.chain)
         upload = self._upload(deposit.header)
         header = upload.header
         self._compare_with_earlier(upload)
@@ -106,7 +107,11 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
             self._ledger.accept(upload.digest)
             self._journal.accepted(upload.digest)
         receipt = Receipt(
-            cfg=self.task.cfg, sender=self._secret.name, upload=upload.digest
+            cfg=self.task.cfg,
+            sender=self._secret.name,
+            upload=upload.digest,
+            version=self.version,
+            chain=self._ledger.chain,
         )
         return seal(receipt, self._secret.signing)
 

@@ -83,17 +83,31 @@ class Upload(Header, frozen=True, kw_only=True, tag="upload"):
 
 
 class Deposit(Header, frozen=True, kw_only=True, tag="deposit"):
-    """An upload's signed header and proof; the parts are those the KTS needs."""
+    """An upload's signed header and proof; the parts are those the KTS needs.
+
+    Attributes:
+        version: newest release that the DSP has.
+        chain: hash chain after it.
+    """
 
     upload_header: bytes
     upload_proof: bytes
     upload_signature: bytes
+    version: Number = 0
+    chain: MaybeDigest = b""
 
 
 class Receipt(Header, frozen=True, kw_only=True, tag="receipt"):
-    """The KTS has logged the upload with this digest."""
+    """The KTS has logged the upload with this digest.
+
+    Attributes:
+        version: newest release that the KTS has signed.
+        chain: hash chain after it.
+    """
 
     upload: Digest
+    version: Number = 0
+    chain: MaybeDigest = b""
 
 
 class Ack(Header, frozen=True, kw_only=True, tag="ack"):

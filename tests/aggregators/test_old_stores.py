@@ -20,6 +20,7 @@ from hre_torch.aggregators.services.readiness import Readiness
 from hre_torch.aggregators.store import check_store
 from hre_torch.errors import AggregatorError
 from hre_torch.protocol.session import Session
+from hre_torch.protocol.workers import Workers
 from tests.aggregators.contract import Deployment, federate, same
 from tests.sites import HASTY
 
@@ -189,6 +190,27 @@ def test_a_kts_that_comes_back_with_an_old_store_is_noticed_by_a_running_dsp(sto
         stores.push("p0")
     assert "it is at release 1, this server at 2" in stores.await_old("dsp")
     assert "1 release behind" in stores.await_old("kts")
+
+
+@pytest.mark.parametrize("role", ["dsp", "kts"])
+def test_a_server_exchanged_under_the_other_is_noticed_though_no_line_failed(
+    stores, role
+):
+    service = getattr(stores, role)
+    stores.release()
+    old = service._role.state()
+    # Whoever knows that release would be told apart by what its uploads name.
+    stores.push(*NAMES)
+    assert stores.sessions["p0"]._aggregator.status().version == 2
+    kind, secret = type(service._role), stores.federation._secrets[role]
+    service._role = kind(stores.federation.task, secret, Workers(), state=old)
+    with pytest.raises(AggregatorError):
+        stores.push("p0")
+    assert "1 release behind" in stores.await_old(role)
+    stores.await_old("dsp")
+    with pytest.raises(AggregatorError):
+        stores.push("p1")
+    assert stores.sessions["p1"]._unsent
 
 
 def test_a_kts_that_comes_back_as_it_was_costs_no_upload(stores):

@@ -322,6 +322,83 @@ def test_a_kts_that_lacks_a_deposit_logs_that_one_before_any_other(roles):
     assert roles.kts._ledger.next_sequence("alice") == 2
 
 
+def test_a_kts_exchanged_for_an_older_copy_is_noticed_by_the_next_deposit(roles):
+    """No connection fails, so nobody compares everything."""
+    old = copied(roles.kts.state())
+    for name in NAMES[:3]:
+        roles.accept(roles.seal(name))
+    release = roles.release()
+    roles.opened(release, *NAMES)
+    roles.kts = roles.kts_from(old)
+    deposit = roles.dsp.admit(roles.seal("dave"))
+    for _ in range(2):
+        with pytest.raises(BehindError, match="1 release behind what the dsp has sign"):
+            roles.kts.deposit(deposit)
+    # An older word that was long under way takes nothing back.
+    late = msgspec.structs.replace(deposit.header, version=0, chain=GENESIS, parts=())
+    with pytest.raises(BehindError):
+        roles.kts.deposit(seal(late, roles.secrets["dsp"].signing, parts=deposit.parts))
+    assert roles.kts._ledger.next_sequence("dave") == 0
+    assert roles.dsp.unconfirmed()
+
+
+def test_a_dsp_exchanged_for_an_older_copy_is_noticed_by_the_next_receipt(roles):
+    old = copied(roles.dsp.state())
+    for name in NAMES[:3]:
+        roles.accept(roles.seal(name))
+    roles.release()
+    roles.dsp = roles.dsp_from(old)
+    receipt = roles.kts.deposit(roles.dsp.admit(roles.seal("dave")))
+    for _ in range(2):
+        with pytest.raises(BehindError, match="1 release behind what the kts has sign"):
+            roles.dsp.confirm(receipt)
+    assert roles.dsp.propose() is None
+    with pytest.raises(BehindError):
+        roles.dsp.admit(roles.seal("alice"))
+
+
+def test_a_server_with_another_history_is_noticed_by_the_next_deposit(roles):
+    uploads = [roles.seal(name) for name in NAMES]
+    for upload in uploads:
+        roles.accept(upload)
+    before = copied(roles.kts.state())
+    roles.release()
+    other = roles.kts_from(before)
+    other.approve(roles.order(1, *uploads[:3]))
+    roles.kts = other
+    deposit = roles.dsp.admit(roles.seal("alice"))
+    with pytest.raises(BehindError, match="release 1 here is not that in"):
+        roles.kts.deposit(deposit)
+
+
+def test_a_list_that_is_on_its_way_holds_up_no_acknowledgement(roles):
+    for name in NAMES[:3]:
+        roles.accept(roles.seal(name))
+    release = roles.kts.approve(roles.dsp.propose())
+    roles.accept(roles.seal("dave"))
+    early = roles.dsp.admit(roles.seal("alice"))
+    roles.dsp.record(release)
+    roles.dsp.confirm(roles.kts.deposit(early))
+    assert (roles.dsp.behind, roles.kts.behind) == ("", "")
+
+
+def test_a_dsp_whose_receipts_were_lost_takes_over_the_list_that_names_the_uploads(
+    roles,
+):
+    uploads = [roles.seal(name) for name in NAMES[:3]]
+    for upload in uploads:
+        roles.dsp.admit(upload)
+    before = copied(roles.dsp.state())
+    for upload in uploads:
+        roles.accept(upload)
+    release = roles.kts.approve(roles.dsp.propose())
+    roles.dsp = roles.dsp_from(before)
+    roles.dsp.compare(roles.kts.records(roles.dsp.records().header))
+    assert (roles.dsp.version, roles.dsp.chain) == (1, release.header.chain)
+    for upload in uploads:
+        assert roles.dsp.acknowledge(upload.digest) is not None
+
+
 def test_one_header_that_names_the_future_costs_only_its_own_upload(roles):
     liar = LearningParticipant(
         roles.task,

@@ -91,12 +91,12 @@ class Stage:
         self.first = self.open(self.people["mallory"])
         for name in ("alice", "bob", "carol"):
             self.open(self.people[name])
-        newer = [self.dsp._deposit(self.seal(name)) for name in ("alice", "bob")]
+        newer = [self.seal(name) for name in ("alice", "bob")]
         self.dsp = self.role(DataServiceProvider, "dsp", dsp_before)
         self.kts = self.role(kts, "kts", kts_before)
-        for deposit in newer:
+        for upload in newer:
             with pytest.raises(HREError):
-                self.kts.deposit(deposit)
+                self.kts.deposit(self.dsp._deposit(upload))
 
     def subtract(self):
         """Return what mallory takes for carol's update."""

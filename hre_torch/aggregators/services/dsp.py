@@ -176,7 +176,7 @@ class DataServiceService:
         if ack is None:
             try:
                 ack = await self._deposit(upload.digest, deposit)
-            except UnreachableError:
+            except (UnreachableError, BehindError):
                 self._backlog, self._compared = True, False
                 self._care.call()
                 raise

@@ -15,9 +15,11 @@ import numpy as np
 from hre_torch.aggregators.store import Store
 from hre_torch.crypto.modulus import load_profile
 from hre_torch.crypto.signatures import SigningKey
+from hre_torch.errors import BehindError
 from hre_torch.protocol.aggregator import Aggregator
 from hre_torch.protocol.data_service import DataServiceProvider
 from hre_torch.protocol.envelope import Envelope, decode
+from hre_torch.protocol.heads import Records
 from hre_torch.protocol.key_transform import KeyTransformServer
 from hre_torch.protocol.messages import (
     Deposit,
@@ -46,6 +48,7 @@ KINDS = {
     "approve": ReleaseOrder,
     "transform": TransformRequest,
     "declare": Statement,
+    "compare": Records,
     "pass_on": Verdict,
 }
 """Steps that take a message, and which."""
@@ -156,6 +159,21 @@ class Pair:
 
     def submit(self, upload: bytes) -> bytes:
         """Carry an upload all the way; return the acknowledgement."""
+        try:
+            return self._submit(upload)
+        except BehindError:
+            # A DSP that was killed may lack the list that was signed last.
+            self.compare()
+            raise
+
+    def compare(self) -> None:
+        """Have both servers take over what the other has signed."""
+        said = self.dsp.call("records")
+        self.kts.call("compare", said)
+        heard = decode(said, Records, max_bytes=0).header
+        self.dsp.call("compare", self.kts.call("records", heard))
+
+    def _submit(self, upload: bytes) -> bytes:
         deposit = self.dsp.call("admit", upload)
         self.reconcile()
         ack = self.dsp.call("confirm", self.kts.call("deposit", deposit))
