@@ -115,7 +115,8 @@ class DataServiceWeakened(DataServiceProvider):
     def __init__(self, variant: Variant, task: Task, secret: Secret) -> None:
         super().__init__(task, secret, Workers())
         self._cipher = variant.data_service_cipher(task, secret)
-        self._ledger = variant.ledger(task.config, task.roster.names)
+        ledger = variant.ledger(task.config, task.roster.names)
+        self._ledger = self._horizon._ledger = ledger
 
 
 class KeyTransformWeakened(KeyTransformServer):
@@ -125,7 +126,8 @@ class KeyTransformWeakened(KeyTransformServer):
         super().__init__(task, secret, Workers())
         if variant.key_transform is not None:
             self._cipher = variant.key_transform(task, secret)
-        self._ledger = variant.ledger(task.config, task.roster.names)
+        ledger = variant.ledger(task.config, task.roster.names)
+        self._ledger = self._horizon._ledger = ledger
 
 
 class ParticipantWeakened(LearningParticipant):
