@@ -288,7 +288,7 @@ def main(folder: str, suite: str, target: str, kills: str, seed: str) -> None:
     sessions = federation.sessions
     print(
         json.dumps(
-            judge(world, Path(folder), sessions, turns, heard)
+            judge(world, Path(folder), sessions, heard)
             | {
                 "deaths": {"dsp": dsp.deaths, "kts": kts.deaths},
                 "pending": [session.pending for session in sessions],

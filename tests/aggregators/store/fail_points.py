@@ -31,6 +31,10 @@ STARTING: dict[str, tuple[Any, str, str]] = {
 RUNNING: dict[str, tuple[Any, str, str]] = {
     "the journal was told of an upload": (Recorder, "entered", AFTER),
     "the journal was told of a release": (Recorder, "released", AFTER),
+    "the journal was told of a void": (Recorder, "withdrawn", AFTER),
+    "the journal was told of a statement": (Recorder, "stated", AFTER),
+    "the journal was told of a verdict": (Recorder, "judged", AFTER),
+    "the journal was told what nobody asks about": (Recorder, "closed", AFTER),
     "a body is half written": (bodies, "write_all", "half"),
     "a body is written, not renamed": (Path, "replace", BEFORE),
     "a body is renamed, its folder not synced": (bodies, "sync_folder", BEFORE),
@@ -47,6 +51,16 @@ RUNNING: dict[str, tuple[Any, str, str]] = {
     "the answer has not left": (Server, "call", AFTER),
 }
 POINTS = STARTING | RUNNING
+AT_THE_KTS = {
+    "the journal was told of a statement",
+    "the journal was told of a verdict",
+    "the journal was told what nobody asks about",
+}
+
+
+def points_of(target: str) -> list[str]:
+    """Return the places that a victim passes, whichever it is: see `kill_driver`."""
+    return [point for point in POINTS if target == "kts" or point not in AT_THE_KTS]
 
 
 def die() -> None:

@@ -4,8 +4,15 @@
 
 Four participants in this process push and pull in a fixed order while `TARGET` (`dsp`,
 `kts` or `both`) is killed with SIGKILL: so many times at random moments, or, if `KILLS`
-is `places`, once at each of the places in the code that are named below. It prints what
-came of it as JSON. Servers are forked, so that a restart takes milliseconds.
+is `places`, once at each of the places in the code that are named in `fail_points`. It
+prints what came of it as JSON. Servers are forked, so that a restart takes
+milliseconds.
+
+Now and then the DSP lies: it keeps an upload and says that it is refused. Its owner
+seals the same values again and voids the first number, which no list may name then,
+whoever is killed on the way. Of every newest release three participants state that it
+does not open, until the KTS gives a verdict, and all that it opened: what the KTS has
+once said stays.
 """
 
 from __future__ import annotations
@@ -19,17 +26,28 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection as PipeEnd
 from pathlib import Path
 from typing import Any
 
 from hre_torch.aggregators.store import check_store, rows, shelves
-from hre_torch.errors import AggregatorError, StoreError
+from hre_torch.errors import AggregatorError, StoreError, UsedNumberError
+from hre_torch.protocol.answers import read_verdict
+from hre_torch.protocol.envelope import decode, refuse, seal
+from hre_torch.protocol.heads import LedgerHead
+from hre_torch.protocol.messages import Statement, Upload, Verdict
 from hre_torch.protocol.participant import Opened
 from hre_torch.protocol.session import Session
-from tests.aggregators.store.fail_points import POINTS, STARTING, Armed, FailPoint
+from tests.aggregators.store.fail_points import (
+    STARTING,
+    Armed,
+    FailPoint,
+    points_of,
+)
 from tests.aggregators.store.small_servers import (
+    Callee,
     Pair,
     Server,
     World,
@@ -203,7 +221,78 @@ def until_answered(step: Callable[[], Any]) -> Any:
             continue
 
 
-def train(sessions: list[Session], turns: int) -> None:
+class Liar(Pair):
+    """Servers of which the DSP keeps some uploads that it says it refuses."""
+
+    def __init__(self, world: World, dsp: Callee, kts: Callee) -> None:
+        super().__init__(dsp, kts)
+        self._world = world
+
+    def submit(self, upload: bytes) -> bytes:
+        """Carry an upload all the way, or lie about it."""
+        sent = decode(upload, Upload, max_bytes=1 << 30)
+        if not is_voided(sent.header.sequence):
+            return super().submit(upload)
+        self.dsp.call("admit", upload)
+        error = UsedNumberError("the number is used, says the DSP")
+        error.upload = sent.digest
+        return refuse(
+            error,
+            cfg=self._world.task.cfg,
+            sender="dsp",
+            key=self._world.secrets["dsp"].signing,
+            about=hashlib.sha256(upload).digest(),
+        )
+
+
+def is_voided(number: int) -> bool:
+    """Whether an upload with that number is refused by a lie, and voided then."""
+    return number % 7 == 3
+
+
+class Court:
+    """States what it likes of the newest releases, and remembers what the KTS says."""
+
+    def __init__(self, world: World, pair: Pair) -> None:
+        self._world = world
+        self._pair = pair
+        self._verdicts: dict[int, Verdict] = {}
+        self.wrong: list[str] = []
+
+    def reject_newest(self, names: list[str]) -> None:
+        """Have participants state that the newest release does not open."""
+        head = decode(
+            until_answered(lambda: self._pair.kts.call("head")),
+            LedgerHead,
+            max_bytes=0,
+        ).header
+        if head.version == 0 or head.version in self._verdicts:
+            return
+        for place, name in enumerate(names, 1):
+            statement = Statement(
+                cfg=self._world.task.cfg,
+                sender=name,
+                version=head.version,
+                chain=head.chain,
+            )
+            said = seal(statement, self._world.secrets[name].signing)
+            data = said.encode()
+            answer = until_answered(partial(self._pair.declare, data))
+            verdict = read_verdict(answer, said, data, self._world.task)
+            if list(verdict.rejected) != sorted(names[:place]):
+                self.wrong.append(f"{name} hears of {verdict.rejected} only")
+        if not verdict.final:
+            self.wrong.append(f"no verdict on release {head.version}")
+        self._verdicts[head.version] = verdict
+
+    def attest(self, session: Session) -> None:
+        """Have a session state that it has opened its newest release after all."""
+        verdict = until_answered(session.attest)
+        if verdict != self._verdicts.get(session.version, verdict):
+            self.wrong.append(f"another verdict on release {session.version}")
+
+
+def train(sessions: list[Session], turns: int, court: Court | None = None) -> None:
     """Push and pull in a fixed order."""
     for turn in range(turns):
         for index, session in enumerate(sessions):
@@ -212,8 +301,15 @@ def train(sessions: list[Session], turns: int) -> None:
                 session.push(values)
             except AggregatorError:
                 until_answered(session.resend)
+            while session._pending.refused or session._unsent:
+                until_answered(session.resend)
+                until_answered(session._seal_refused)
+        if court is not None:
+            court.reject_newest([session.name for session in sessions[:3]])
         for session in sessions:
             until_answered(session.pull)
+            if court is not None:
+                court.attest(session)
 
 
 def digest(sessions: list[Session]) -> list[str]:
@@ -244,8 +340,8 @@ def judge(
     world: World,
     folder: Path,
     sessions: list[Session],
-    turns: int,
     heard: list[Counter[str]],
+    is_voided: Callable[[int], bool] = lambda number: False,
 ) -> dict:
     """Return what is wrong with what was released and what both servers have of it.
 
@@ -253,19 +349,30 @@ def judge(
     name each, and the hash chain over all lists says that both servers know the same.
     """
     wrong: dict[str, list[str]] = {"lost": [], "twice": [], "findings": []}
-    expected = {f"{s.name}/{n}" for s in sessions for n in range(turns)}
+    expected = {
+        f"{session.name}/{number}"
+        for session in sessions
+        for number in range(session.sequence)
+        if not is_voided(number)
+    }
     for counts in heard:
         wrong["lost"] += sorted(expected - counts.keys())
+        wrong["twice"] += sorted(counts.keys() - expected)
         wrong["twice"] += [upload for upload, times in counts.items() if times > 1]
     for role in ("dsp", "kts"):
         wrong["findings"] += check_store(folder / role).findings
         server = Server(world, role, folder / role)
-        chain = server.server.state().ledger.chain
+        ledger = server.server.state().ledger
         server.stop()
+        wrong["findings"] += [
+            f"the {role} still holds {entry.name}/{entry.sequence}"
+            for entry in ledger.entries
+            if not entry.version
+        ]
         wrong["findings"] += [
             f"{session.name} has another history than the {role}"
             for session in sessions
-            if session.chain != chain
+            if session.chain != ledger.chain
         ]
     return wrong
 
@@ -273,13 +380,14 @@ def judge(
 def main(folder: str, suite: str, target: str, kills: str, seed: str) -> None:
     """Run once uninterrupted, once with kills, and print what came of it."""
     generator = random.Random(int(seed))
-    everywhere: list[str | None] = list(POINTS)
+    everywhere: list[str | None] = list(points_of(target))
     plan = everywhere if kills == "places" else [None] * int(kills)
     world = make_world(suite, assumed_colluders=1, staleness_bound=5)
     # Everything is released in the end: four participants, three uploads per release.
     turns = 3 * math.ceil(len(plan) / 3)
-    steady = join(world, Pair(*(Server(world, role, None) for role in ("dsp", "kts"))))
-    train(steady, turns)
+    calm = Liar(world, *(Server(world, role, None) for role in ("dsp", "kts")))
+    steady = join(world, calm)
+    train(steady, turns, Court(world, calm))
     servers = {role: Remote(world, role, Path(folder, role)) for role in ("dsp", "kts")}
     # The very first call finds a server that has never run.
     moments = {1}
@@ -291,13 +399,16 @@ def main(folder: str, suite: str, target: str, kills: str, seed: str) -> None:
             apart * n + generator.randrange(1, apart - 4) for n in range(1, len(plan))
         }
     Reaper(servers, target, moments, plan)
-    sessions = join(world, Pair(servers["dsp"], servers["kts"]))
+    pair = Liar(world, servers["dsp"], servers["kts"])
+    sessions, court = join(world, pair), Court(world, pair)
     heard = listen(sessions)
-    train(sessions, turns)
+    train(sessions, turns, court)
     for server in servers.values():
         server.before_call = lambda: None
         server.stop()
-    outcome = judge(world, Path(folder), sessions, turns, heard) | {
+    outcome = judge(world, Path(folder), sessions, heard, is_voided)
+    outcome["findings"] += court.wrong
+    outcome |= {
         "deaths": {role: server.deaths for role, server in servers.items()},
         "pending": [session.pending for session in sessions],
         "equal": digest(sessions) == digest(steady),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,11 @@ import numpy as np
 from hre_torch.aggregators.store import Store
 from hre_torch.crypto.modulus import load_profile
 from hre_torch.crypto.signatures import SigningKey
-from hre_torch.errors import BehindError
+from hre_torch.errors import AggregatorError, BehindError, HREError
 from hre_torch.protocol.aggregator import Aggregator
 from hre_torch.protocol.data_service import DataServiceProvider
 from hre_torch.protocol.envelope import Envelope, decode
+from hre_torch.protocol.framing import signed_bytes
 from hre_torch.protocol.heads import Records
 from hre_torch.protocol.key_transform import KeyTransformServer
 from hre_torch.protocol.messages import (
@@ -181,9 +183,22 @@ class Pair:
         return ack
 
     def reconcile(self) -> None:
-        """Confirm again what a DSP that was killed has lost the receipts of."""
+        """Confirm again what a DSP that was killed has lost the receipts of.
+
+        The KTS refuses what a later upload has voided meanwhile.
+        """
         for pending in self.dsp.call("unconfirmed"):
-            self.dsp.call("confirm", self.kts.call("deposit", pending))
+            try:
+                receipt = self.kts.call("deposit", pending)
+            except AggregatorError:
+                raise
+            except HREError as error:
+                header = decode(pending, Deposit, max_bytes=1 << 30).header
+                signed = signed_bytes(header.upload_header, header.upload_proof)
+                digest = hashlib.sha256(signed).digest()
+                self.dsp.call("withdraw", digest, error)
+            else:
+                self.dsp.call("confirm", receipt)
 
     def release(self) -> None:
         """Carry a release, if one is due."""

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.aggregators.store.fail_points import POINTS
+from tests.aggregators.store.fail_points import points_of
 
 ROOT = Path(__file__).parents[3]
 MEMORY = Path("/dev/shm")
@@ -63,7 +63,9 @@ def test_kills_at_random_moments_lose_nothing_and_change_no_weight(target, kill)
 @pytest.mark.parametrize("target", ["dsp", "kts", "both"])
 def test_kills_at_every_named_place_lose_nothing_and_change_no_weight(target, kill):
     deaths = kill("gated", target, "places", seed=2)
-    assert {place for places in deaths.values() for place in places} >= set(POINTS)
+    assert {place for places in deaths.values() for place in places} >= set(
+        points_of(target)
+    )
 
 
 @pytest.mark.parametrize("target", ["dsp", "kts", "both"])
