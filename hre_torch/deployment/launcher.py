@@ -30,6 +30,8 @@ OPTIONS: Final = "HRE_TORCH_RUN_OPTIONS"
 DEFAULTS: Final = "HRE_TORCH_RUN_DEFAULTS"
 TIMEOUT: Final = "HRE_TORCH_RUN_TIMEOUT"
 
+_THREADS: Final = "OMP_NUM_THREADS"
+"""How many threads torch computes with."""
 _LOOK_EVERY: Final = 0.1
 _END_SECONDS: Final = 10.0
 _SIGNALLED: Final = 128
@@ -109,6 +111,8 @@ class Launcher:
             DEFAULTS: json.dumps(self._defaults),
             TIMEOUT: str(self._timeout),
             "PYTHONUNBUFFERED": "1",
+            # Several processes that each use every core get in each other's way.
+            _THREADS: os.environ.get(_THREADS, str(self._threads())),
         }
         return _Process(
             f"p{number}",
@@ -116,6 +120,9 @@ class Launcher:
             os.environ | surroundings,
             self._tell,
         )
+
+    def _threads(self) -> int:
+        return max(1, (os.cpu_count() or 1) // self._count)
 
     def _look(self) -> None:
         for script in self._scripts:
