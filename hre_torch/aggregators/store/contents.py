@@ -23,7 +23,7 @@ from hre_torch.protocol.framing import signed_bytes
 from hre_torch.protocol.messages import Release, Upload
 from hre_torch.protocol.states import ReleasedState, StoredState
 
-__all__ = ["Contents", "read_contents"]
+__all__ = ["Contents", "read_contents", "told_as_lost"]
 
 
 @dataclass(slots=True)
@@ -45,6 +45,7 @@ class Contents:
         statements: encoded, in the order in which they were made.
         verdicts: encoded, oldest release first.
         lists: signed lists that a line still names, encoded, by version.
+        lost: pending uploads whose bodies are damaged: see `told_as_lost`.
         rebuild: versions whose sum is damaged but can be computed again.
         findings: what is wrong beyond repair, in words.
     """
@@ -63,6 +64,7 @@ class Contents:
     statements: list[bytes] = field(default_factory=list)
     verdicts: list[bytes] = field(default_factory=list)
     lists: dict[int, bytes] = field(default_factory=dict)
+    lost: list[Entry] = field(default_factory=list)
     rebuild: list[int] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
 
@@ -103,6 +105,19 @@ def read_contents(rows: Rows, shelf: BodyShelf, signer: bytes | None) -> Content
     contents.statements = [record for *_, record in rows.every("statements")]
     contents.verdicts = [record for _, record in rows.every("verdicts")]
     return contents
+
+
+def told_as_lost(entry: Entry) -> str:
+    """Return what to say of a pending upload whose body is damaged.
+
+    It is as if it had not arrived. That it was accepted, and acknowledged, is not on
+    the disk at once; the KTS, which has logged it then, lists it in its records.
+    """
+    return (
+        f"upload {entry.sequence} of {entry.name!r} is damaged, and dropped at the "
+        "start: its owner sends it again. If it was acknowledged already, the "
+        "comparison with the key transform server shows that it is lacking"
+    )
 
 
 def _empty() -> LedgerState:
@@ -171,6 +186,9 @@ class _Reader:
         """Read the bodies of unreleased uploads."""
         for entry, body in self._waiting:
             stored = self._upload(entry.digest, body)
+            if stored is None and entry.status == "pending":
+                self._contents.lost.append(entry)
+                continue
             if stored is None:
                 self._find(
                     f"upload {entry.sequence} of {entry.name!r} is damaged or missing"
@@ -179,6 +197,16 @@ class _Reader:
             self._contents.uploads[entry.digest] = stored
             if entry.status == "pending":
                 entry.voids = stored.envelope().header.voids
+        self._pass_over_lost()
+
+    def _pass_over_lost(self) -> None:
+        """Leave out what is lost; the newest number of its owner may come again."""
+        state, lost = self._contents.ledger, self._contents.lost
+        lost.sort(key=lambda entry: -entry.sequence)
+        for entry in lost:
+            state.entries.remove(entry)
+            if state.newest[entry.name] == entry.sequence:
+                state.newest[entry.name] -= 1
 
     def read_sums(self) -> None:
         """Read the sums that are still kept, or what they can be computed from."""

@@ -129,6 +129,10 @@ class Recorder(Journal):
         """Write evidence."""
         self._note(partial(self._keep, evidence))
 
+    def lost(self, entry: Entry) -> None:
+        """Drop a pending upload as if it had not arrived; no role says so."""
+        self._notes.append(partial(self._lose, entry))
+
     def _note(self, note: Callable[[], None], *, urgent: bool = True) -> None:
         if not self.listening:
             raise StoreError(
@@ -163,6 +167,12 @@ class Recorder(Journal):
         position, body = self._waiting(upload)
         self._shelf.drop(body)
         self._rows.delete("uploads", position)
+
+    def _lose(self, entry: Entry) -> None:
+        self._withdraw(entry.digest)
+        _, sequence, _ = self._rows.one("participants", entry.name)
+        if sequence == entry.sequence:
+            self._enroll(entry.name, sequence=sequence - 1)
 
     def _release(self, release: Envelope[Release], total: Parts) -> None:
         header = release.header

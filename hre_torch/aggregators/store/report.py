@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hre_torch.aggregators.store.bodies import BodyFiles
-from hre_torch.aggregators.store.contents import Contents, read_contents
+from hre_torch.aggregators.store.contents import Contents, read_contents, told_as_lost
 from hre_torch.aggregators.store.disk import disk_errors
 from hre_torch.aggregators.store.rows import Rows, has_lost_log
 from hre_torch.aggregators.store.shelves import BodyShelf
@@ -126,3 +126,4 @@ def _fill(report: StoreReport, contents: Contents) -> None:
         "uploads"
         for version in contents.rebuild
     ]
+    report.repairs += [told_as_lost(entry) for entry in contents.lost]

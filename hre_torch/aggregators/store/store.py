@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from hre_torch.aggregators.store.bodies import BodyFiles
-from hre_torch.aggregators.store.contents import Contents, read_contents
+from hre_torch.aggregators.store.contents import Contents, read_contents, told_as_lost
 from hre_torch.aggregators.store.disk import NEW_TASK, disk_errors, probe_room
 from hre_torch.aggregators.store.recorder import Recorder
 from hre_torch.aggregators.store.rows import Rows, has_lost_log
@@ -18,6 +19,7 @@ from hre_torch.aggregators.store.witness import Witness, contradiction, unwitnes
 from hre_torch.durable_files import sync_folder
 from hre_torch.errors import HREError, StoreError
 from hre_torch.observer import Observer, silent
+from hre_torch.protocol.entries import Entry
 from hre_torch.protocol.journal import Journal
 from hre_torch.protocol.roster import DATA_SERVICE
 from hre_torch.protocol.states import DataServiceState, KeyTransformState
@@ -25,6 +27,7 @@ from hre_torch.protocol.task import Task
 
 __all__ = ["BODIES", "DATABASE", "WITNESS", "Store"]
 
+_LOGGER: Final = logging.getLogger("hre_torch")
 DATABASE: Final = "ledger.sqlite"
 BODIES: Final = "bodies"
 WITNESS: Final = "witness"
@@ -97,8 +100,9 @@ class Store:
     def load(self) -> DataServiceState | KeyTransformState | None:
         """Read everything back, check it, and return the state to start the role from.
 
-        A damaged sum comes back as the uploads it has to be computed from again; the
-        role does so, and tells its journal.
+        A pending upload whose body is damaged is dropped. A damaged sum comes back as
+        the uploads it has to be computed from again; the role does so, and tells its
+        journal.
 
         Returns:
             None if nothing was ever kept.
@@ -120,7 +124,16 @@ class Store:
             self._witness.settle()
             self._rows.mark()
             self._ready, self._failed = True, False
+            self._drop(contents.lost)
         return _state(contents)
+
+    def _drop(self, lost: list[Entry]) -> None:
+        """Drop pending uploads whose bodies are damaged, and log that."""
+        for entry in lost:
+            _LOGGER.warning("the store in %s: %s", self._folder, told_as_lost(entry))
+            self._recorder.lost(entry)
+        if lost:
+            self._write()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
