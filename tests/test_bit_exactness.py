@@ -54,11 +54,11 @@ EVERY_PUSH = 10**9
 
 @pytest.mark.parametrize("suite", ["paper", "gated", "hybrid"])
 def test_the_whole_digits_recipe(suite):
-    assert_equal("digits_mlp.yaml", {suite: EVERY_PUSH}, ["train.epochs=6"])
+    assert_equal("digits_mlp.yaml", {suite: EVERY_PUSH}, ["train.epochs=2"])
 
 
 def test_the_whole_digits_recipe_under_a_shared_key():
-    changes = ["train.epochs=10", "profile=toy-insecure"]
+    changes = ["train.epochs=6", "profile=toy-insecure"]
     assert_equal("digits_mlp.yaml", {"phong": EVERY_PUSH}, changes)
 
 
@@ -101,8 +101,8 @@ def test_the_first_pushes_of_the_mnist_recipe(data_root, suite, pushes):
         "train.push_every=2",
         "train.pull_every=2",
         f"data.root={data_root}",
-        "data.train_size=8000",
-        "model.options.hidden=[32]",
+        "data.train_size=2000",
+        "model.options.hidden=[8]",
     ]
     if suite == "phong":
         changes.append("profile=toy-insecure")
@@ -119,7 +119,7 @@ def test_the_first_pushes_of_the_mnist_recipe_at_real_size(data_root, suite, pus
     assert_equal("mnist_mlp.yaml", {suite: pushes}, changes)
 
 
-@pytest.mark.parametrize("width", [4, pytest.param(32, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("width", [2, pytest.param(32, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("suite", "pushes"), [("paper", 8), ("gated", 8), ("hybrid", 20)]
 )

@@ -51,8 +51,8 @@ def surprises(attack, target, *, seeds, profile=TOY):
 
 
 @pytest.mark.parametrize(("attack", "target"), PLAYED)
-def test_an_attack_does_what_it_should_with_five_seeds(attack, target):
-    assert surprises(attack, target, seeds=range(5)) == []
+def test_an_attack_does_what_it_should_with_two_seeds(attack, target):
+    assert surprises(attack, target, seeds=range(2)) == []
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ for epoch in range(int(sys.argv[1])):
         optimizer.step()
         if "crash" in sys.argv and os.environ["HRE_TORCH_PARTICIPANT"] == "2":
             sys.exit(3)
-optimizer.finish(timeout=20)
+optimizer.finish(timeout=5)
 print("every", optimizer._push_every, "version", optimizer.session.version)
 """
 

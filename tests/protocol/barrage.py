@@ -73,6 +73,6 @@ def endless(make: Callable[..., bytes], *arguments: Any) -> Iterator[bytes]:
 
 
 def counts(default: int) -> pytest.MarkDecorator:
-    """Run a test with so many mutants, and marked slow with ten times as many."""
-    slow = pytest.param(10 * default, marks=pytest.mark.slow)
+    """Run a test with so many mutants, and marked slow with fifty times as many."""
+    slow = pytest.param(50 * default, marks=pytest.mark.slow)
     return pytest.mark.parametrize("count", [default, slow])

@@ -128,7 +128,7 @@ def whole(envelope: Envelope, data: bytes) -> bool:
     return envelope.encode() == data
 
 
-@counts(20_000)
+@counts(4_000)
 @pytest.mark.parametrize("kind", [*MESSAGES, *OTHERS], ids=lambda kind: kind.__name__)
 def test_every_kind_of_message_is_decoded_whole_or_refused(traffic, kind, count):
     mutator = Mutator(1)
@@ -148,7 +148,7 @@ def test_all_messages_of_a_run_are_attacked(traffic):
     assert {kind.__struct_config__.tag for kind in MESSAGES} <= set(traffic.messages)
 
 
-@counts(20_000)
+@counts(4_000)
 def test_a_head_is_decoded_before_its_body_or_refused(traffic, count):
     mutator = Mutator(2)
     samples = traffic.messages["upload"]
@@ -162,7 +162,7 @@ def test_a_head_is_decoded_before_its_body_or_refused(traffic, count):
     attack(read, endless(mutator.message, samples), count)
 
 
-@counts(20_000)
+@counts(4_000)
 def test_an_answer_is_authentic_or_refused(traffic, count):
     mutator = Mutator(3)
     federation = traffic.federation
@@ -179,7 +179,7 @@ def test_an_answer_is_authentic_or_refused(traffic, count):
     assert answers["accepted"] == 0
 
 
-@counts(20_000)
+@counts(4_000)
 @pytest.mark.parametrize("nontrivial", [True, False])
 def test_group_elements_are_decoded_exactly_or_refused(traffic, nontrivial, count):
     mutator = Mutator(4)
@@ -201,7 +201,7 @@ def test_group_elements_are_decoded_exactly_or_refused(traffic, nontrivial, coun
     assert answers["InvalidElementError"] > count // 4
 
 
-@counts(20_000)
+@counts(4_000)
 def test_a_proof_of_blocks_holds_or_is_refused(traffic, count):
     mutator = Mutator(5)
     task = traffic.federation.task
@@ -225,7 +225,7 @@ def test_a_proof_of_blocks_holds_or_is_refused(traffic, count):
     assert attack(check, mutants, count)["accepted"] == 0
 
 
-@counts(20_000)
+@counts(4_000)
 def test_a_key_card_proves_what_it_holds_or_is_refused(traffic, count):
     mutator = Mutator(6)
     task = traffic.federation.task
@@ -246,7 +246,7 @@ def test_a_key_card_proves_what_it_holds_or_is_refused(traffic, count):
     assert attack(check_proof, mutants, count // 2)["accepted"] == 0
 
 
-@counts(20_000)
+@counts(4_000)
 def test_secret_exponents_and_shared_keys_are_decoded_or_refused(traffic, count):
     mutator = Mutator(7)
     parameters = traffic.federation.task.parameters
@@ -261,7 +261,7 @@ def test_secret_exponents_and_shared_keys_are_decoded_or_refused(traffic, count)
     attack(SharedKey.from_bytes, mutants, count // 10)
 
 
-@counts(20_000)
+@counts(4_000)
 def test_plaintexts_are_unpacked_within_bounds_or_refused(traffic, count):
     mutator = Mutator(8)
     packing = traffic.federation.servers._data_service._cipher._lanes.packing
@@ -289,7 +289,7 @@ def test_plaintexts_are_unpacked_within_bounds_or_refused(traffic, count):
     assert answers["ChecksumError"] > 0
 
 
-@counts(20_000)
+@counts(4_000)
 def test_evidence_is_decoded_and_convicts_nobody_or_is_refused(traffic, count):
     mutator = Mutator(9)
     uploads = [

@@ -43,7 +43,7 @@ def task() -> Task:
         return federation.task
 
 
-@counts(20_000)
+@counts(4_000)
 def test_a_key_file_opens_or_is_refused(tmp_path, monkeypatch, count):
     mutator = Mutator(10)
     monkeypatch.setattr(keyfiles, "_SCRYPT_N", 2)
@@ -67,7 +67,7 @@ def test_a_key_file_opens_or_is_refused(tmp_path, monkeypatch, count):
     assert answers["KeyFileError"] == count
 
 
-@counts(20_000)
+@counts(4_000)
 def test_a_card_is_read_or_refused(task, count):
     mutator = Mutator(12)
     roster = task.roster
@@ -95,13 +95,13 @@ def roster(task) -> bytes:
     return msgspec.json.format(msgspec.json.encode(file))
 
 
-@counts(20_000)
+@counts(4_000)
 def test_a_roster_is_parsed_or_refused(roster, count):
     mutants = endless(Mutator(13).document, [roster])
     attack(lambda data: parse_roster(data, "a file"), mutants, count)
 
 
-@counts(2_000)
+@counts(400)
 def test_a_roster_becomes_the_task_that_was_signed_or_is_refused(task, roster, count):
     attack(
         lambda data: task_of(parse_roster(data, "a file"), task.parameters),
@@ -111,7 +111,7 @@ def test_a_roster_becomes_the_task_that_was_signed_or_is_refused(task, roster, c
     )
 
 
-@counts(20_000)
+@counts(4_000)
 def test_a_profile_is_parsed_or_refused(count):
     mutator = Mutator(11)
     parameters = modulus.load_profile("toy-insecure")

@@ -133,7 +133,7 @@ def refused(stage: Stage, data: bytes) -> None:
     raise answer.header.exception()
 
 
-@counts(20_000)
+@counts(4_000)
 def test_a_stranger_gets_a_signed_refusal_and_changes_nothing(stage, count):
     mutator, samples = Mutator(21), stage.uploads + stage.seen["upload"]
     mutants = (d for d in endless(mutator.message, samples) if d not in samples)
@@ -142,7 +142,7 @@ def test_a_stranger_gets_a_signed_refusal_and_changes_nothing(stage, count):
     assert endure(step, mutants, count, stage.fingerprint) == 0
 
 
-@counts(2_000)
+@counts(400)
 @pytest.mark.parametrize("stage", ["plain", "phong", "paper", "hybrid"], indirect=True)
 def test_a_stranger_changes_nothing_in_any_suite(stage, count):
     mutator, samples = Mutator(22), stage.uploads + stage.seen["upload"]
@@ -152,7 +152,7 @@ def test_a_stranger_changes_nothing_in_any_suite(stage, count):
     assert endure(step, mutants, count, stage.fingerprint) == 0
 
 
-@counts(4_000)
+@counts(800)
 def test_a_participant_cannot_sign_its_way_past_the_proof(stage, count):
     mutator, samples = Mutator(23), stage.uploads[1:]
     mutants = (
@@ -165,7 +165,7 @@ def test_a_participant_cannot_sign_its_way_past_the_proof(stage, count):
     assert endure(step, mutants, count, stage.fingerprint) == 0
 
 
-@counts(2_000)
+@counts(400)
 @pytest.mark.parametrize("stage", ["phong", "paper", "hybrid"], indirect=True)
 def test_what_a_participant_signs_is_admitted_or_refused_in_any_suite(stage, count):
     mutator = Mutator(24)
@@ -192,7 +192,7 @@ FROM_KTS = {
 }
 
 
-@counts(4_000)
+@counts(800)
 @pytest.mark.parametrize("message", FROM_DSP)
 def test_a_hostile_dsp_cannot_crash_the_kts(stage, message, count):
     kind, step = FROM_DSP[message]
@@ -208,7 +208,7 @@ def test_a_hostile_dsp_cannot_crash_the_kts(stage, message, count):
     assert stage.kts.version == 2
 
 
-@counts(4_000)
+@counts(800)
 @pytest.mark.parametrize("message", FROM_KTS)
 def test_a_hostile_kts_cannot_crash_the_dsp(stage, message, count):
     kind, step = FROM_KTS[message]
@@ -223,7 +223,7 @@ def test_a_hostile_kts_cannot_crash_the_dsp(stage, message, count):
     assert stage.dsp.version == 2
 
 
-@counts(4_000)
+@counts(800)
 def test_a_participant_inside_a_deposit_cannot_crash_the_kts(stage, count):
     mutator = Mutator(27)
     heads = stage.receive(stage.uploads[1], Upload).parts[0]
@@ -245,7 +245,7 @@ def test_a_participant_inside_a_deposit_cannot_crash_the_kts(stage, count):
     endure(deliver, endless(make), count, stage.fingerprint)
 
 
-@counts(4_000)
+@counts(800)
 def test_hostile_servers_cannot_crash_a_participant(stage, count):
     mutator, samples = Mutator(28), stage.seen["download"]
     secret = stage.federation._secrets["p0"]
@@ -269,7 +269,7 @@ def test_hostile_servers_cannot_crash_a_participant(stage, count):
     endure(open_one, endless(make), count, fingerprint)
 
 
-@counts(2_000)
+@counts(400)
 def test_a_damaged_checkpoint_is_refused(stage, count):
     mutator = Mutator(29)
     state = stage.federation.state()

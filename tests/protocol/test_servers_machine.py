@@ -239,7 +239,7 @@ class PlainServers(Servers):
     suite = "plain"
 
 
-def play(machine: type[Servers], runs: int, steps: int) -> None:
+def play(machine: type[Servers], runs: int, steps: int, **choices: bool) -> None:
     """Run a machine over random histories."""
     seen.clear()
     run_state_machine_as_test(
@@ -248,6 +248,7 @@ def play(machine: type[Servers], runs: int, steps: int) -> None:
             max_examples=runs,
             stateful_step_count=steps,
             deadline=None,
+            **choices,
             suppress_health_check=list(HealthCheck),
         ),
     )
@@ -257,22 +258,23 @@ def check_that_enough_has_happened(*rare: str) -> None:
     for happening in (
         *("release", "restart", "malformed"),
         *("BackPressure", "EquivocationError", "StaleUploadError", "ReleaseError"),
-        *("SpentUpdateError", "UsedNumberError"),
         *("SignatureError", "TransformError", *rare),
     ):
         assert seen[happening] > 0, f"{happening} never happened"
 
 
-def test_three_hundred_random_histories_keep_every_promise():
-    play(Servers, 300, 30)
+def test_a_hundred_histories_keep_every_promise():
+    play(Servers, 100, 30, derandomize=True)
     check_that_enough_has_happened()
 
 
 @pytest.mark.slow
 def test_two_thousand_random_histories_keep_every_promise():
     play(Servers, 2000, 30)
-    check_that_enough_has_happened("MessageError", "withdrawn", "expired")
+    check_that_enough_has_happened(
+        *("MessageError", "withdrawn", "expired", "SpentUpdateError", "UsedNumberError")
+    )
 
 
 def test_the_promises_are_the_same_where_nothing_is_encrypted():
-    play(PlainServers, 60, 30)
+    play(PlainServers, 30, 30)

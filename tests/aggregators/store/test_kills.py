@@ -54,13 +54,19 @@ def kill(tmp_path) -> Callable[..., dict]:
     return run
 
 
-@pytest.mark.parametrize("target", ["dsp", "kts", "both"])
+BOTH_AT_LEAST = pytest.mark.parametrize(
+    "target",
+    [*(pytest.param(one, marks=pytest.mark.slow) for one in ("dsp", "kts")), "both"],
+)
+
+
+@BOTH_AT_LEAST
 def test_kills_at_random_moments_lose_nothing_and_change_no_weight(target, kill):
     deaths = kill("gated", target, 10, seed=1)
     assert sum(map(len, deaths.values())) >= 10
 
 
-@pytest.mark.parametrize("target", ["dsp", "kts", "both"])
+@BOTH_AT_LEAST
 def test_kills_at_every_named_place_lose_nothing_and_change_no_weight(target, kill):
     deaths = kill("gated", target, "places", seed=2)
     assert {place for places in deaths.values() for place in places} >= set(
@@ -68,7 +74,7 @@ def test_kills_at_every_named_place_lose_nothing_and_change_no_weight(target, ki
     )
 
 
-@pytest.mark.parametrize("target", ["dsp", "kts", "both"])
+@BOTH_AT_LEAST
 def test_servers_killed_over_http_lose_nothing_and_change_no_weight(target, kill):
     deaths = kill("gated", target, 4, seed=4, driver=OVER_HTTP)
     assert sum(map(len, deaths.values())) >= 4
