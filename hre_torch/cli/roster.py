@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
+import numpy as np
+import numpy.typing as npt
 import typer
 
 from hre_torch.cli.passphrases import PassphraseFile, ask_passphrase
 from hre_torch.cli.screen import say, tell
 from hre_torch.cli.scrutiny import operator_key
+from hre_torch.crypto.modulus import Parameters
 from hre_torch.deployment.identities import open_operator, open_role, read_card
 from hre_torch.deployment.roster_file import (
     RosterFile,
@@ -24,6 +28,8 @@ from hre_torch.deployment.roster_file import (
     write_roster,
 )
 from hre_torch.errors import SignatureError
+from hre_torch.protocol.task import TaskConfig
+from hre_torch.protocol.task_options import TaskOptions
 
 __all__ = ["app"]
 
@@ -70,38 +76,87 @@ def joint(
 @app.command("sign")
 def sign(
     roster: RosterPath,
-    recipe: Annotated[Path, typer.Option(help="What will be trained.")],
     key: Annotated[Path, typer.Option(help="The operator's key file.")],
     initial: Annotated[Path, typer.Option(help="File of first weights to write.")],
+    recipe: Annotated[
+        Path | None, typer.Option(help="Recipe of what will be trained.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="In the place of a recipe: a function that returns the model.",
+        ),
+    ] = None,
     override: Annotated[
-        list[str] | None, typer.Option("-o", help="key=value of the recipe.")
+        list[str] | None,
+        typer.Option("-o", help="key=value of the recipe, or of the task's numbers."),
     ] = None,
     start: Annotated[
         Path | None, typer.Option(help="Released weights of an earlier task.")
     ] = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Turn roster and recipe into a task, and sign it."""
+    """Turn a roster and a recipe, or a model of your own, into a signed task."""
     # Here, because servers read rosters too and have no torch.
     from hre_torch.deployment.connection import read_weights, write_weights
-    from hre_torch.deployment.participation import propose_recipe
-    from hre_torch.recipes import load_recipe
 
     file = read_roster(roster)
     parameters = profile_of(file, roster.parent)
-    overrides = [f"suite={file.suite}", f"participants={len(file.participants)}"]
-    task, weights = propose_recipe(
-        load_recipe(recipe, [*overrides, *(override or [])]),
-        roster_of(file, parameters),
-        parameters,
-        file.profile,
-        start=None if start is None else read_weights(start),
-    )
+    first = None if start is None else read_weights(start)
+    changes = override or []
+    if recipe is not None and model is None:
+        task, weights = _of_recipe(file, parameters, recipe, changes, first)
+    elif model is not None and recipe is None:
+        task, weights = _of_model(file, parameters, model, changes, first)
+    else:
+        raise typer.BadParameter(
+            "name what will be trained: either --recipe FILE or --model MODULE:FUNCTION"
+        )
     operator = open_operator(key, ask_passphrase(key, passphrase_file))
     file = sign_roster(file, task, operator, parameters)
     write_weights(initial, weights)
     write_roster(roster, file)
     _tell(file)
+
+
+def _of_recipe(
+    file: RosterFile,
+    parameters: Parameters,
+    recipe: Path,
+    changes: list[str],
+    start: npt.NDArray[np.int64] | None,
+) -> tuple[TaskConfig, npt.NDArray[np.int64]]:
+    from hre_torch.deployment.participation import propose_recipe
+    from hre_torch.recipes import load_recipe
+
+    known = [f"suite={file.suite}", f"participants={len(file.participants)}"]
+    return propose_recipe(
+        load_recipe(recipe, [*known, *changes]),
+        roster_of(file, parameters),
+        parameters,
+        file.profile,
+        start=start,
+    )
+
+
+def _of_model(
+    file: RosterFile,
+    parameters: Parameters,
+    model: str,
+    changes: list[str],
+    start: npt.NDArray[np.int64] | None,
+) -> tuple[TaskConfig, npt.NDArray[np.int64]]:
+    from hre_torch.deployment.proposal import model_of, propose_task
+    from hre_torch.recipes.load import parse_overrides
+
+    options = TaskOptions.of(
+        {"suite": file.suite, "profile": file.profile, **parse_overrides(changes)}
+    )
+    # As `python -m` does; a console script does not.
+    sys.path.insert(0, str(Path.cwd()))
+    roster = roster_of(file, parameters)
+    return propose_task(model_of(model), roster, parameters, options, start=start)
 
 
 @app.command("show")

@@ -24,7 +24,6 @@ from hre_torch.optim.optimizer import without_local
 from hre_torch.protocol.roster import Roster
 from hre_torch.protocol.session import Session
 from hre_torch.protocol.task import TaskConfig
-from hre_torch.protocol.vectors import state_digest
 from hre_torch.recipes import Recipe
 from hre_torch.training.arithmetic import recipe_model
 from hre_torch.training.assembly import load_recipe_data, make_batches, steps_of
@@ -89,15 +88,7 @@ def propose_recipe(
         )
     model = build_model(recipe.model.name, recipe.train.seed, **recipe.model.options)
     options = recipe.options(profile=profile)
-    config, initial = propose_task(model, roster, parameters, options)
-    if start is None:
-        return config, initial
-    if start.shape != initial.shape:
-        raise LayoutError(
-            f"the weights to start from have shape {start.shape}, the recipe's model "
-            f"{initial.shape}; use weights that were trained with the same model"
-        )
-    return msgspec.structs.replace(config, initial_digest=state_digest(start)), start
+    return propose_task(model, roster, parameters, options, start=start)
 
 
 def check_recipe(recipe: Recipe, session: Session) -> None:

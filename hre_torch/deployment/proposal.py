@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Final
 
 import msgspec
@@ -11,7 +12,7 @@ from torch import nn
 
 from hre_torch.crypto.modulus import Parameters
 from hre_torch.encoding.fixed_point import FixedPoint
-from hre_torch.errors import TaskError
+from hre_torch.errors import LayoutError, TaskError
 from hre_torch.optim.arrangement import frozen_digest, plain_names
 from hre_torch.optim.flatten import FlatView, Layout
 from hre_torch.protocol.roster import Roster
@@ -19,7 +20,7 @@ from hre_torch.protocol.task import TaskConfig
 from hre_torch.protocol.task_options import ModelFacts, TaskOptions
 from hre_torch.protocol.vectors import state_digest
 
-__all__ = ["describe_model", "propose_task"]
+__all__ = ["describe_model", "model_of", "propose_task"]
 
 _TOO_LARGE: Final = 2.0**53
 """Integers from here on are not all floats."""
@@ -53,8 +54,50 @@ def describe_model(
     return facts, initial
 
 
+def model_of(spec: str) -> nn.Module:
+    """Return the model that a function makes, which is named as entry points are.
+
+    Args:
+        spec: `"package.module:function"`. The function takes no arguments; the class of
+            a model that can be made without any is such a function, too.
+
+    Raises:
+        TaskError: there is no such function, it fails, or it makes no model.
+    """
+    module, _, name = spec.partition(":")
+    if not module or not name:
+        raise TaskError(
+            f"{spec!r} names no model; write package.module:function, where the "
+            "function takes no arguments and returns a torch.nn.Module"
+        )
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:
+        raise TaskError(
+            f"cannot import {module!r} ({type(error).__name__}: {error}); it must be "
+            "installed, or lie in this folder or below PYTHONPATH"
+        ) from error
+    make = getattr(found, name, None)
+    if not callable(make):
+        raise TaskError(f"{module!r} has no function {name!r}")
+    try:
+        model = make()
+    except Exception as error:
+        raise TaskError(f"{spec} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise TaskError(
+            f"{spec} returned {type(model).__name__}, not a torch.nn.Module"
+        )
+    return model
+
+
 def propose_task(
-    model: nn.Module, roster: Roster, parameters: Parameters, options: TaskOptions
+    model: nn.Module,
+    roster: Roster,
+    parameters: Parameters,
+    options: TaskOptions,
+    *,
+    start: npt.NDArray[np.int64] | None = None,
 ) -> tuple[TaskConfig, npt.NDArray[np.int64]]:
     """Return the task's numbers, with all defaults filled in, and its first weights.
 
@@ -63,12 +106,23 @@ def propose_task(
         roster: who takes part.
         parameters: the modulus profile that the options name.
         options: what was chosen.
+        start: weights to start from, released by an earlier task with the same model;
+            by default the model's own.
 
     Raises:
         TaskError, LayoutError, UnsupportedError: as for `describe_model`.
+        LayoutError: `start` is of a model of another size.
         UnknownPluginError: no such suite.
     """
     facts, initial = describe_model(model, options)
+    if start is not None:
+        if start.shape != initial.shape:
+            raise LayoutError(
+                f"the weights to start from have shape {start.shape}, the model's "
+                f"{initial.shape}; use weights that were trained with the same model"
+            )
+        initial = start
+        facts = msgspec.structs.replace(facts, initial_digest=state_digest(start))
     numbers = msgspec.structs.asdict(facts)
     return options.config(roster, parameters, **numbers), initial
 

@@ -16,7 +16,7 @@ from hre_torch.errors import RecipeError
 from hre_torch.recipes.schema import DirichletSplit, Recipe
 from hre_torch.registry import nearest
 
-__all__ = ["load_recipe"]
+__all__ = ["load_recipe", "parse_overrides"]
 
 _MAPPING: Final = DirichletSplit.__name__
 
@@ -40,6 +40,29 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
                 f"the names {', '.join(sorted(shipped))}"
             )
         file = shipped[str(path)]
+    changes = parse_overrides(overrides)
+    try:
+        base = OmegaConf.load(file)
+        if not isinstance(base, DictConfig):
+            raise RecipeError(f"{file} must hold keys and values, not a list")
+        merged = OmegaConf.to_container(OmegaConf.merge(base, changes), resolve=True)
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{file} is not a recipe in YAML: {error}") from None
+    return _validated(merged, str(file))
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return what `key=value` texts mean, with values as YAML reads them.
+
+    Args:
+        overrides: such as `"train.lr=0.05"`; later ones win.
+
+    Raises:
+        RecipeError: a text has another form.
+
+    >>> parse_overrides(["clip=0.5", "train.epochs=2"])
+    {'clip': 0.5, 'train': {'epochs': 2}}
+    """
     for override in overrides:
         if "=" not in override or override.startswith("="):
             raise RecipeError(
@@ -47,14 +70,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
                 "train.lr=0.05"
             )
     try:
-        base = OmegaConf.load(file)
         changes = OmegaConf.from_dotlist(list(overrides))
-        if not isinstance(base, DictConfig):
-            raise RecipeError(f"{file} must hold keys and values, not a list")
-        merged = OmegaConf.to_container(OmegaConf.merge(base, changes), resolve=True)
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{file} is not a recipe in YAML: {error}") from None
-    return _validated(merged, str(file))
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise RecipeError(f"the overrides are not YAML: {error}") from None
+    content: Any = OmegaConf.to_container(changes)
+    return dict(content)
 
 
 def _shipped() -> dict[str, Path]:
