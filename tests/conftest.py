@@ -12,6 +12,10 @@ from hypothesis import settings
 # Generators of known-answer vectors are programs, not modules to import.
 collect_ignore = ["vectors"]
 
+# Workers share the cores already: threads of torch in each would wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Two busy cores make any deadline a coin toss.
 settings.register_profile("hre_torch", deadline=None)
 settings.load_profile("hre_torch")
