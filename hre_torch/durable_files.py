@@ -1,11 +1,30 @@
-"""Files that are whole or not there, and survive a power cut."""
+"""Files that are whole or not there, survive a power cut, and can be locked."""
 
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
-__all__ = ["create_file", "replace_file", "sync_folder"]
+from hre_torch.errors import UnsupportedError
+
+__all__ = ["create_file", "posix_locks", "replace_file", "sync_folder"]
+
+
+def posix_locks() -> ModuleType:
+    """Return the module `fcntl`, once somebody wants a lock.
+
+    Raises:
+        UnsupportedError: the system has no such locks.
+    """
+    try:
+        return import_module("fcntl")
+    except ImportError as error:
+        raise UnsupportedError(
+            "this system has no POSIX file locks, which key files and stores need; use "
+            "Linux, or another POSIX system"
+        ) from error
 
 
 def create_file(path: Path, data: bytes, mode: int = 0o644) -> None:

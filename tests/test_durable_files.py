@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 
 import pytest
 
-from hre_torch.durable_files import create_file, replace_file
+from hre_torch.durable_files import create_file, posix_locks, replace_file
+from hre_torch.errors import UnsupportedError
 
 
 def mode_of(path) -> int:
@@ -53,3 +55,9 @@ def test_a_disk_that_fails_leaves_the_old_file_or_none(tmp_path, monkeypatch, ca
             write(path, b"new")
     assert os.listdir(tmp_path) == ["kept"]
     assert kept.read_bytes() == b"old"
+
+
+def test_a_system_without_locks_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with pytest.raises(UnsupportedError, match="no POSIX file locks"):
+        posix_locks()

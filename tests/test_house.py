@@ -157,3 +157,18 @@ def test_importing_the_package_imports_neither_torch_nor_gmpy2():
     code = "import sys, hre_torch; print({'torch', 'gmpy2'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout == "set()\n", run.stderr
+
+
+def test_every_module_is_imported_where_posix_modules_are_missing():
+    code = """
+import sys
+for name in ("fcntl", "resource", "pwd", "grp"):
+    sys.modules[name] = None
+import importlib, pkgutil, hre_torch
+for found in pkgutil.walk_packages(hre_torch.__path__, "hre_torch."):
+    if not found.name.startswith(("hre_torch.aggregators.flower", "hre_torch.integr")):
+        importlib.import_module(found.name)
+print("all")
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout == "all\n", run.stderr

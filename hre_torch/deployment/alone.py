@@ -6,12 +6,12 @@ uploads would be kept as evidence. Locks end with their process, however it ends
 
 from __future__ import annotations
 
-import fcntl
 import os
 from functools import cache
 from pathlib import Path
 from typing import Final
 
+from hre_torch.durable_files import posix_locks
 from hre_torch.errors import AggregatorError, KeyFileError
 
 __all__ = ["KeyLock"]
@@ -28,9 +28,11 @@ class KeyLock:
     Raises:
         KeyFileError: it cannot be read or locked.
         AggregatorError: a session has it.
+        UnsupportedError: the system has no file locks.
     """
 
     def __init__(self, key: Path) -> None:
+        locks = posix_locks()
         try:
             self._descriptor = os.open(key, os.O_RDONLY)
         except OSError as error:
@@ -38,7 +40,7 @@ class KeyLock:
                 f"cannot read the key file {key}: {error.strerror}; name the right file"
             ) from error
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.flock(self._descriptor, locks.LOCK_EX | locks.LOCK_NB)
         except BlockingIOError:
             os.close(self._descriptor)
             raise AggregatorError(

@@ -14,12 +14,12 @@ process, what this process has open is remembered as well.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 from pathlib import Path
 from typing import Final
 
+from hre_torch.durable_files import posix_locks
 from hre_torch.errors import StoreError
 
 __all__ = ["Witness", "contradiction", "unwitnessed"]
@@ -40,15 +40,17 @@ class Witness:
 
     Raises:
         StoreError: somebody has it open.
+        UnsupportedError: the system has no file locks.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path.resolve()
         if self._path in _OPEN_HERE:
             raise self._in_use()
+        locks = posix_locks()
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.lockf(self._descriptor, locks.LOCK_EX | locks.LOCK_NB)
         except (BlockingIOError, PermissionError):
             os.close(self._descriptor)
             raise self._in_use() from None
