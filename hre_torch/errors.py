@@ -76,6 +76,7 @@ __all__ = [
     "RecipeError",
     "ReleaseError",
     "ReleaseRejectedError",
+    "RoundingWarning",
     "RunDirectoryError",
     "SaturationWarning",
     "SignatureError",
@@ -289,6 +290,10 @@ class EquivocationWarning(HREWarning):
 
 class LostWorkerWarning(HREWarning):
     """A worker process was killed; its arithmetic goes on in one thread."""
+
+
+class RoundingWarning(HREWarning):
+    """Weights that a training starts from are too small for `fraction_bits`."""
 
 
 class SaturationWarning(HREWarning):

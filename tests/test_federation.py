@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
 import torch
+from torch import nn
 
 from hre_torch import Federation
 from hre_torch.errors import (
     ConfigurationError,
     ModulusError,
+    RoundingWarning,
     TaskError,
     UnknownPluginError,
 )
@@ -141,3 +145,45 @@ def test_the_default_suite_is_hybrid_and_needs_three_participants():
 def test_q_shares_k_between_the_participants():
     assert make(max_additions=10).task.config.pending_limit == 3
     assert make(max_additions=3).task.config.pending_limit == 1
+
+
+class Scaled(nn.Module):
+    """A layer whose output begins small, as LayerScale's does (Touvron et al. 2021)."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.inner = nn.Linear(40, 40)
+        self.scale = nn.Parameter(torch.full((40,), scale))
+
+
+@pytest.mark.parametrize(
+    ("scale", "advice"),
+    [
+        (1e-6, "fraction_bits=19 keeps them, value_bits=19"),
+        (2.0**-17, "fraction_bits=17 keeps them, value_bits=17"),
+        (1e-30, "begin with larger ones"),
+    ],
+)
+def test_first_weights_that_round_to_zero_are_told_with_the_bits_that_keep_them(
+    scale, advice
+):
+    with pytest.warns(RoundingWarning, match="40 weights .* in scale") as caught:
+        local(Scaled(scale))
+    assert len(caught) == 1
+    assert advice in str(caught[0].message)
+    if "keeps" in advice:
+        bits = dict(each.split("=") for each in re.findall(r"\w+_bits=\d+", advice))
+        local(Scaled(scale), **{name: int(value) for name, value in bits.items()})
+
+
+def test_a_few_small_values_among_random_ones_are_no_matter():
+    model = nn.Linear(40, 40)
+    with torch.no_grad():
+        model.weight[0, :5] = 1e-9
+    local(model)
+
+
+def local(model, **bits):
+    return Federation.local(
+        model, participants=3, suite="plain", profile="toy-insecure", **bits
+    )

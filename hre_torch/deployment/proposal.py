@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import math
+import warnings
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -11,8 +14,12 @@ import numpy.typing as npt
 from torch import nn
 
 from hre_torch.crypto.modulus import Parameters
-from hre_torch.encoding.fixed_point import FixedPoint
-from hre_torch.errors import LayoutError, TaskError
+from hre_torch.encoding.fixed_point import (
+    MOST_FRACTION_BITS,
+    MOST_VALUE_BITS,
+    FixedPoint,
+)
+from hre_torch.errors import LayoutError, RoundingWarning, TaskError
 from hre_torch.optim.arrangement import frozen_digest, plain_names
 from hre_torch.optim.flatten import FlatView, Layout
 from hre_torch.protocol.roster import Roster
@@ -24,6 +31,12 @@ __all__ = ["describe_model", "model_of", "propose_task"]
 
 _TOO_LARGE: Final = 2.0**53
 """Integers from here on are not all floats."""
+
+_LOST: Final = 0.5
+"""Share of a tensor's values from which its rounding to zero is worth a word. Random
+first weights always have a few that are as small."""
+
+_SHOWN: Final = 3
 
 
 def describe_model(
@@ -42,12 +55,15 @@ def describe_model(
     """
     layout = Layout.of(model, options.buffers)
     scale = FixedPoint(options.fraction_bits, options.value_bits).scale
-    initial = _quantised(FlatView.of(model, options.buffers).read(), scale)
+    view = FlatView.of(model, options.buffers)
+    initial = _quantised(view.read(), scale)
+    names = plain_names(model, options.buffers)
+    _warn_of_lost(view, initial, names, options)
     facts = ModelFacts(
         n_params=layout.n_params,
         n_buffers=layout.n_buffers,
         layout_digest=layout.digest,
-        names=plain_names(model, options.buffers),
+        names=names,
         frozen_digest=frozen_digest(model) if options.frozen == "same" else b"",
         initial_digest=state_digest(initial),
     )
@@ -135,3 +151,35 @@ def _quantised(values: npt.NDArray[np.float64], scale: float) -> npt.NDArray[np.
             "large for fraction_bits; initialise it again"
         )
     return scaled.astype(np.int64)
+
+
+def _warn_of_lost(
+    view: FlatView,
+    initial: npt.NDArray[np.int64],
+    names: Sequence[str],
+    options: TaskOptions,
+) -> None:
+    """Warn of tensors most of whose values are not zero and round to zero."""
+    values = view.read()
+    lost = (initial == 0) & (values != 0)
+    if not lost.any():
+        return
+    ends = np.cumsum([tensor.numel() for tensor in view.tensors])[:-1]
+    pieces = zip(names, np.split(lost, ends), np.split(values, ends), strict=True)
+    worst = [name for name, gone, of in pieces if gone.sum() > _LOST * (of != 0).sum()]
+    if not worst:
+        return
+    smallest = float(np.abs(values[lost]).min())
+    # Half of a unit rounds to zero, what is larger does not.
+    needed = math.floor(-math.log2(smallest))
+    bits = options.value_bits + needed - options.fraction_bits
+    advice = f"fraction_bits={needed} keeps them, value_bits={bits} an update's range"
+    if max(needed - MOST_FRACTION_BITS, bits - MOST_VALUE_BITS) > 0:
+        advice = "no fraction_bits keeps all of them; begin with larger ones"
+    warnings.warn(
+        f"{lost.sum()} weights that are not zero round to zero at fraction_bits="
+        f"{options.fraction_bits}, most of those in {', '.join(worst[:_SHOWN])}; the "
+        f"smallest is {smallest:.3g}: {advice}.",
+        RoundingWarning,
+        stacklevel=4,
+    )
