@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
-import numpy as np
-import numpy.typing as npt
 import typer
 
 from hre_torch.cli.passphrases import PassphraseFile, ask_passphrase
@@ -30,6 +28,10 @@ from hre_torch.deployment.roster_file import (
 from hre_torch.errors import SignatureError
 from hre_torch.protocol.task import TaskConfig
 from hre_torch.protocol.task_options import TaskOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 __all__ = ["app"]
 
