@@ -2,8 +2,7 @@
 
 `callback` is what people use. `refusals` says what cannot be federated, `watch` stops a
 training that goes past the wrapped optimizer, `checkpoints` compares a checkpoint with
-the session, `schedulers` keeps Lightning's schedulers attached, `released` validates on
-released weights, `scalars` logs, and `replicas` keeps several processes alike.
+the session, and `schedulers` keeps Lightning's schedulers attached, `scalars` logs.
 """
 
 from hre_torch.lightning_callback.callback import HRECallback

@@ -6,6 +6,7 @@ it cannot federate, and stops training if any other optimizer moves the paramete
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from typing import Any, Final, Literal, NoReturn
@@ -24,12 +25,11 @@ from hre_torch.lightning_callback.refusals import (
     refuse_callback,
     refuse_trainer,
 )
-from hre_torch.lightning_callback.released import ReleasedWeights
-from hre_torch.lightning_callback.replicas import Follower, Mirror
 from hre_torch.lightning_callback.scalars import Scalars
 from hre_torch.lightning_callback.schedulers import let_schedulers_follow
 from hre_torch.lightning_callback.watch import Watch
 from hre_torch.optim import Buffers, GaussianNoise, HREOptimizer, StalenessWeight
+from hre_torch.optim.replicas import Follower
 from hre_torch.protocol.session import Session
 
 __all__ = ["HRECallback"]
@@ -62,6 +62,7 @@ class HRECallback(pl.Callback):
         staleness_weight: weight of an update of a given staleness, in (0, 1].
         noise: differential privacy of this participant; none if left out.
         samples: see `HREOptimizer`; under DDP, of all processes together.
+        outside_changes: see `HREOptimizer`.
         validate_on: the weights that validation during the fit sees: `"local"`, those
             that are trained, or `"released"`, those that everybody has.
 
@@ -86,6 +87,7 @@ class HRECallback(pl.Callback):
         staleness_weight: StalenessWeight | None = None,
         noise: GaussianNoise | None = None,
         samples: int | None = None,
+        outside_changes: Literal["refuse", "push"] = "refuse",
         validate_on: Literal["local", "released"] = "local",
     ) -> None:
         refuse_callback(validate_on, buffers)
@@ -103,13 +105,14 @@ class HRECallback(pl.Callback):
             "staleness_weight": staleness_weight,
             "noise": noise,
             "samples": samples,
+            "outside_changes": outside_changes,
         }
         self._validate_released = validate_on == "released"
         self._checkpoint: dict[str, Any] | None = None
         self._watch: Watch | None = None
-        self._mirror: Mirror | None = None
         self._scalars: Scalars | None = None
-        self._released: ReleasedWeights | None = None
+        self._shown = contextlib.ExitStack()
+        self._ours: HREOptimizer | Follower | None = None
 
     @property
     def session(self) -> Session:
@@ -162,24 +165,16 @@ class HRECallback(pl.Callback):
         if trainer.is_global_zero:
             ours = self.optimizer = self._wrap(inner, pl_module)
         else:
-            ours = Follower(inner, pl_module, self._buffers)
+            # What is made of a missing session is a follower.
+            settings: dict[str, Any] = {"module": pl_module, "buffers": self._buffers}
+            ours = HREOptimizer(inner, None, **settings)
         trainer.optimizers = [ours]
         let_schedulers_follow(trainer, inner, ours)
         self._close()
         self._watch = Watch(pl_module, ours)
-        self._mirror = None
-        if trainer.world_size > 1:
-            self._mirror = Mirror(pl_module, self._buffers, ours)
-            self._mirror.send()
+        self._ours = ours
         if self.optimizer is not None:
             self._scalars = Scalars(self.session)
-
-    def on_train_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule
-    ) -> None:
-        """Let other processes have what a checkpoint restored on rank zero."""
-        if self._mirror is not None:
-            self._mirror.send()
 
     def on_train_epoch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
@@ -221,33 +216,26 @@ class HRECallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> None:
         """Show validation the released weights, if that was chosen."""
-        if not self._validate_released or self._watch is None:
-            return
-        self._released = ReleasedWeights(pl_module, self._buffers)
-        self._released.show(self._session if self.optimizer is not None else None)
-        if self._mirror is not None:
-            self._mirror.send()
+        if self._validate_released and self._watch is not None and self._ours:
+            self._shown.enter_context(self._ours.released())
 
     def on_validation_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> None:
         """Put the trained weights back, before checkpoints are written."""
-        if self._released is not None:
-            self._released.put_back()
+        self._shown.close()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Push what is left, and end on the newest weights."""
-        if self.optimizer is not None:
-            self._finish(self.optimizer)
-        if self._mirror is not None:
-            self._mirror.send()
+        if self._ours is not None:
+            self._finish(self._ours)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: Any
     ) -> None:
         """Leave session, weights and other optimizers as they were."""
-        if self._released is not None:
-            self._released.put_back()
+        # Other processes may not come along any more: told, the block does not wait.
+        self._shown.__exit__(type(exception), exception, exception.__traceback__)
         self._close()
 
     def teardown(
@@ -272,7 +260,7 @@ class HRECallback(pl.Callback):
             self._checkpoint = None
         return HREOptimizer(inner, self.session, module=module, **self._settings)
 
-    def _finish(self, optimizer: HREOptimizer) -> None:
+    def _finish(self, optimizer: HREOptimizer | Follower) -> None:
         try:
             # The first pull may make room for the push.
             optimizer.pull()

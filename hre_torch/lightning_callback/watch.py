@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from hre_torch.errors import UnsupportedError
-from hre_torch.lightning_callback.replicas import Follower
 from hre_torch.optim import HREOptimizer
+from hre_torch.optim.replicas import Follower
 
 __all__ = ["Watch"]
 

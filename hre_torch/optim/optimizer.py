@@ -11,10 +11,20 @@ import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Literal, NoReturn, overload
+from typing import (
+    Any,
+    Concatenate,
+    Final,
+    Literal,
+    NoReturn,
+    ParamSpec,
+    TypeVar,
+    cast,
+    overload,
+)
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -39,6 +49,13 @@ from hre_torch.optim.guards import (
 from hre_torch.optim.inner import InnerStep
 from hre_torch.optim.privacy import GaussianNoise
 from hre_torch.optim.progress import Finish, Progress
+from hre_torch.optim.replicas import (
+    Follower,
+    Replicas,
+    copied_state,
+    kept_alike,
+    refuse_sharded,
+)
 from hre_torch.optim.settings import check_choice, check_kinds, check_numbers
 from hre_torch.optim.staleness import Constant, StalenessWeight
 from hre_torch.protocol.participant import Opened
@@ -49,6 +66,9 @@ __all__ = ["STATE_KEY", "HREOptimizer", "without_local"]
 
 _BETWEEN_PULLS: Final = 0.05
 """Seconds from one look for the last releases to the next."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 STATE_KEY: Final = "hre_torch"
 """Of our own part in an optimizer's saved state."""
@@ -63,6 +83,17 @@ def without_local(state: dict[str, Any]) -> dict[str, Any]:
     progress = ours["progress"] | {"since_push": 0}
     kept = {name: value for name, value in ours.items() if name != "pushes"}
     return state | {STATE_KEY: kept | zeros | {"progress": progress}}
+
+
+def _led(method: Callable[Concatenate[HREOptimizer, P], T]) -> Callable[..., T]:
+    """Have a method's followers take what it does to the parameters."""
+
+    @functools.wraps(method)
+    def lead(self: HREOptimizer, /, *arguments: P.args, **keywords: P.kwargs) -> T:
+        with self._replicas.leading():
+            return method(self, *arguments, **keywords)
+
+    return lead
 
 
 class HREOptimizer(Optimizer):
@@ -90,9 +121,13 @@ class HREOptimizer(Optimizer):
     A session serves one optimizer. When it is wrapped again, steps that the earlier
     optimizer did not push go on in the new one.
 
+    Processes of a `torch.distributed` group that train one model together (DDP) are one
+    participant: one of them passes the session, all others None, and get a `Follower`.
+    All call the same methods, each of which waits for the others.
+
     Args:
         inner: the optimizer that computes the steps.
-        session: what `Federation.join` or `connect` returned.
+        session: what `Federation.join` or `connect` returned; None for a follower.
         module: the model. Needed for `buffers="mean"`, and whenever the parameter
             groups do not list all trainable parameters in the order of the model.
         push_every, pull_every: local steps from one to the next, >= 1; 1 if left out,
@@ -122,10 +157,20 @@ class HREOptimizer(Optimizer):
         Re-Encryption", Electronics 8(4):411, 2019.
     """
 
+    def __new__(  # type: ignore[misc]
+        cls, inner: Optimizer, session: Session | None = None, **settings: Any
+    ) -> HREOptimizer | Follower:
+        """Return a follower where another process has the session."""
+        refuse_sharded(inner, settings.get("module"))
+        if session is not None or not isinstance(inner, Optimizer):
+            return super().__new__(cls)
+        buffers = settings.get("buffers", "local")
+        return Follower(inner, settings.get("module"), buffers)
+
     def __init__(
         self,
         inner: Optimizer,
-        session: Session,
+        session: Session | None,
         *,
         module: nn.Module | None = None,
         push_every: int | None = None,
@@ -144,45 +189,51 @@ class HREOptimizer(Optimizer):
                 f"HREOptimizer wraps a torch optimizer, not {type(inner).__name__}; "
                 "write HREOptimizer(torch.optim.SGD(model.parameters()), session)."
             )
-        check_kinds(
-            session,
-            module=module,
-            rounding=rounding,
-            staleness_weight=staleness_weight,
-            noise=noise,
+        session = cast(Session, session)  # None has become a Follower.
+        self._replicas = Replicas(
+            lambda: kept_alike(inner, module, buffers), leads=True
         )
-        defaults = {"push_every": 1, "pull_every": 1} | dict(session.defaults)
-        push_every = defaults["push_every"] if push_every is None else push_every
-        pull_every = defaults["pull_every"] if pull_every is None else pull_every
-        bound = session.task.config.clip
-        check_numbers(push_every, pull_every, clip, bound)
-        check_choice("outside_changes", outside_changes, ("refuse", "push"))
-        super().__init__(inner.param_groups, inner.defaults)
-        self.inner = inner
-        self.session = session
-        self.progress = Progress()
-        self._inner_step = InnerStep(inner)
-        self._share_containers()
-        self._module, self._buffers = module, buffers
-        self._push_every, self._pull_every = push_every, pull_every
-        self._exchange_with = functools.partial(
-            Exchange,
-            session,
-            guard=outside_changes == "refuse",
-            clip=bound if clip is None else clip,
-            error_feedback=error_feedback,
-            rounding=rounding,
-            staleness_weight=staleness_weight or Constant(),
-            noise=noise,
-            samples=samples,
-        )
-        self._exchange: Exchange | None = None
-        self._release_hooks: dict[int, Callable[[Opened], None]] = OrderedDict()
-        self._finished = False
-        session.optimizer = self
-        _STARTED.add(self)
-        self._attach_if_complete()
-        warn_if_unstable(session.task, inner, push_every)
+        with self._replicas.leading():
+            check_kinds(
+                session,
+                module=module,
+                rounding=rounding,
+                staleness_weight=staleness_weight,
+                noise=noise,
+            )
+            defaults = {"push_every": 1, "pull_every": 1} | dict(session.defaults)
+            push_every = defaults["push_every"] if push_every is None else push_every
+            pull_every = defaults["pull_every"] if pull_every is None else pull_every
+            bound = session.task.config.clip
+            check_numbers(push_every, pull_every, clip, bound)
+            check_choice("outside_changes", outside_changes, ("refuse", "push"))
+            super().__init__(inner.param_groups, inner.defaults)
+            self.inner = inner
+            self.session = session
+            self.progress = Progress()
+            self._inner_step = InnerStep(inner)
+            self._share_containers()
+            self._module, self._buffers = module, buffers
+            self._push_every, self._pull_every = push_every, pull_every
+            self._exchange_with = functools.partial(
+                Exchange,
+                session,
+                guard=outside_changes == "refuse",
+                clip=bound if clip is None else clip,
+                error_feedback=error_feedback,
+                rounding=rounding,
+                staleness_weight=staleness_weight or Constant(),
+                noise=noise,
+                samples=samples,
+            )
+            self._exchange: Exchange | None = None
+            self._release_hooks: dict[int, Callable[[Opened], None]] = OrderedDict()
+            self._finished = False
+            session.optimizer = self
+            _STARTED.add(self)
+            self._attach_if_complete()
+            self._require_all_where_several()
+            warn_if_unstable(session.task, inner, push_every)
 
     @property
     def stepping(self) -> bool:
@@ -214,7 +265,18 @@ class HREOptimizer(Optimizer):
         # has imported the compiler by now.
         undisturbed: Callable[..., float | None]
         undisturbed = torch.compiler.disable(self._step)  # type: ignore[no-untyped-call]
-        return undisturbed(closure)
+        with self._replicas.leading(self._marks):
+            return undisturbed(closure)
+
+    def _marks(self) -> tuple[object, ...]:
+        """Return what differs after a step that moved this process's model alone.
+
+        A push writes its rounding, a pull what was released, a skipped step the last
+        finite model, the first step perhaps the task's weights.
+        """
+        session, skipped = self.session, self.progress.skipped_steps
+        pulls = session.statistics.pulls
+        return session.pushed, pulls, skipped, self._exchange is None
 
     def _step(self, closure: Callable[[], float] | None) -> float | None:
         exchange = self._require()
@@ -251,6 +313,7 @@ class HREOptimizer(Optimizer):
         if self.progress.since_pull >= self._pull_every:
             self.pull()
 
+    @_led
     def push(self) -> int:
         """Push what the session does not know yet; return the sequence number.
 
@@ -266,6 +329,7 @@ class HREOptimizer(Optimizer):
         exchange.model.steps = 0
         return sequence
 
+    @_led
     def pull(self) -> list[Opened]:
         """Pull now; return what was opened, oldest first.
 
@@ -274,6 +338,7 @@ class HREOptimizer(Optimizer):
         """
         return self._pulled(self._require().pull())
 
+    @_led
     def catch_up(self) -> list[Opened]:
         """Pull now, and wait for everything that there is; else as `pull`."""
         return self._pulled(self._require().catch_up())
@@ -285,6 +350,7 @@ class HREOptimizer(Optimizer):
                 hook(each)
         return opened
 
+    @_led
     def flush(self) -> None:
         """Push what is left, unless it rounds to zero; see `finish` for the end.
 
@@ -297,6 +363,7 @@ class HREOptimizer(Optimizer):
         if not self._require().idle():
             self.push()
 
+    @_led
     def finish(self, timeout: float = 60.0) -> Finish:
         """End a training: push the rest, wait for its release, learn the newest.
 
@@ -342,8 +409,12 @@ class HREOptimizer(Optimizer):
         Raises:
             UnsupportedError: inside the block, of everything that trains or exchanges.
         """
-        with self._require().showing_released():
+        with contextlib.ExitStack() as shown:
+            with self._replicas.leading():
+                shown.enter_context(self._require().showing_released())
             yield
+        with self._replicas.leading():
+            pass  # The others get the weights back that were exchanged.
 
     def released_state_dict(self, module: nn.Module) -> dict[str, Any]:
         """Return a copy of the model's `state_dict` with the released weights.
@@ -353,10 +424,7 @@ class HREOptimizer(Optimizer):
                 are its own.
         """
         with self.released():
-            return {
-                name: value.detach().clone() if isinstance(value, Tensor) else value
-                for name, value in module.state_dict().items()
-            }
+            return copied_state(module)
 
     def register_release_hook(self, hook: Callable[[Opened], None]) -> RemovableHandle:
         """Have a function called with every release that a pull brings.
@@ -381,6 +449,7 @@ class HREOptimizer(Optimizer):
         """
         self._require().model.require_untouched()
 
+    @_led
     def adopt_weights(self) -> None:
         """Make the model's present weights part of the next update.
 
@@ -392,6 +461,7 @@ class HREOptimizer(Optimizer):
         """
         self._require().adopt()
 
+    @_led
     def restore(self) -> None:
         """Show the session's weights plus what is not yet pushed again."""
         self._require().restore()
@@ -435,6 +505,7 @@ class HREOptimizer(Optimizer):
             self.session.keep()
         return state
 
+    @_led
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, or the state of the inner optimizer alone.
 
@@ -478,6 +549,14 @@ class HREOptimizer(Optimizer):
         config = self.session.task.config
         if self._module is not None or not is_partial(self.param_groups, config):
             self._require()
+
+    def _require_all_where_several(self) -> None:
+        # What is not in the groups would not be sent to the other processes.
+        if self._replicas.size > 1 and self._exchange is None:
+            raise LayoutError(
+                "The parameter groups do not list all that the task trains; in a group "
+                "of processes, pass the model as module=model on each of them."
+            )
 
     def _require(self) -> Exchange:
         if self._exchange is None:
