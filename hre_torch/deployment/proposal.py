@@ -14,11 +14,7 @@ import numpy.typing as npt
 from torch import nn
 
 from hre_torch.crypto.modulus import Parameters
-from hre_torch.encoding.fixed_point import (
-    MOST_FRACTION_BITS,
-    MOST_VALUE_BITS,
-    FixedPoint,
-)
+from hre_torch.encoding.fixed_point import FixedPoint
 from hre_torch.errors import LayoutError, RoundingWarning, TaskError
 from hre_torch.optim.arrangement import frozen_digest, plain_names
 from hre_torch.optim.flatten import FlatView, Layout
@@ -35,6 +31,9 @@ _TOO_LARGE: Final = 2.0**53
 _LOST: Final = 0.5
 """Share of a tensor's values from which its rounding to zero is worth a word. Random
 first weights always have a few that are as small."""
+
+_NOISE: Final = 2.0**-24
+"""Smaller values are what rounding of float32 leaves where zero is meant."""
 
 _SHOWN: Final = 3
 
@@ -161,25 +160,24 @@ def _warn_of_lost(
 ) -> None:
     """Warn of tensors most of whose values are not zero and round to zero."""
     values = view.read()
-    lost = (initial == 0) & (values != 0)
+    meant = np.abs(values) >= _NOISE
+    lost = meant & (initial == 0)
     if not lost.any():
         return
     ends = np.cumsum([tensor.numel() for tensor in view.tensors])[:-1]
-    pieces = zip(names, np.split(lost, ends), np.split(values, ends), strict=True)
-    worst = [name for name, gone, of in pieces if gone.sum() > _LOST * (of != 0).sum()]
+    pieces = zip(names, np.split(lost, ends), np.split(meant, ends), strict=True)
+    worst = [name for name, gone, of in pieces if gone.sum() > _LOST * of.sum()]
     if not worst:
         return
     smallest = float(np.abs(values[lost]).min())
     # Half of a unit rounds to zero, what is larger does not.
     needed = math.floor(-math.log2(smallest))
-    bits = options.value_bits + needed - options.fraction_bits
-    advice = f"fraction_bits={needed} keeps them, value_bits={bits} an update's range"
-    if max(needed - MOST_FRACTION_BITS, bits - MOST_VALUE_BITS) > 0:
-        advice = "no fraction_bits keeps all of them; begin with larger ones"
+    bits = min(32, options.value_bits + needed - options.fraction_bits)
     warnings.warn(
         f"{lost.sum()} weights that are not zero round to zero at fraction_bits="
         f"{options.fraction_bits}, most of those in {', '.join(worst[:_SHOWN])}; the "
-        f"smallest is {smallest:.3g}: {advice}.",
+        f"smallest is {smallest:.3g}. fraction_bits={needed} keeps them, and "
+        f"value_bits={bits} the range of an update.",
         RoundingWarning,
         stacklevel=4,
     )

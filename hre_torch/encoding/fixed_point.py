@@ -27,8 +27,6 @@ from numpy.typing import NDArray
 from hre_torch.errors import NonFiniteError, TaskError
 
 __all__ = [
-    "MOST_FRACTION_BITS",
-    "MOST_VALUE_BITS",
     "ROUNDINGS",
     "FixedPoint",
     "NearestRounding",
@@ -40,9 +38,9 @@ __all__ = [
 ROUNDINGS: Final = ("nearest", "stochastic")
 
 # Quantised values travel as int32.
-MOST_VALUE_BITS: Final = 32
+_MOST_VALUE_BITS: Final = 32
 # Parameters of ordinary size (around 1) have no finer bits than this in a float64.
-MOST_FRACTION_BITS: Final = 52
+_MOST_FRACTION_BITS: Final = 52
 
 
 class Rounding(Protocol):
@@ -138,15 +136,15 @@ class FixedPoint:
     value_bits: int = 16
 
     def __post_init__(self) -> None:
-        if not 0 <= self.fraction_bits <= MOST_FRACTION_BITS:
+        if not 0 <= self.fraction_bits <= _MOST_FRACTION_BITS:
             raise TaskError(
                 f"fraction_bits is {self.fraction_bits}, but must lie between 0 and "
-                f"{MOST_FRACTION_BITS}; 16 suits most models."
+                f"{_MOST_FRACTION_BITS}; 16 suits most models."
             )
-        if not 2 <= self.value_bits <= MOST_VALUE_BITS:
+        if not 2 <= self.value_bits <= _MOST_VALUE_BITS:
             raise TaskError(
                 f"value_bits is {self.value_bits}, but must lie between 2 and "
-                f"{MOST_VALUE_BITS}; 16 suits most models."
+                f"{_MOST_VALUE_BITS}; 16 suits most models."
             )
 
     @property

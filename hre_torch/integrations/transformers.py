@@ -201,6 +201,11 @@ def _refuse(trainer: Trainer) -> None:
             "DeepSpeed, which steps an optimizer of its own; leave deepspeed out",
         ),
         (
+            trainer.args.world_size > 1,
+            "several processes; start one, or train in a loop of your own, where "
+            "HREOptimizer(inner, None) follows the process that has the session",
+        ),
+        (
             trainer.model_init is not None,
             "model_init, which makes another model in every training; pass model=",
         ),

@@ -31,7 +31,7 @@ _LONGEST: Final = 4096
 """Octets of an error's text that reach other ranks."""
 
 
-def refuse_sharded(inner: Any, module: nn.Module | None) -> None:
+def refuse_sharded(inner: Any, module: Any) -> None:
     """Refuse parameters of which each process has a part only.
 
     Raises:
@@ -46,7 +46,7 @@ def refuse_sharded(inner: Any, module: nn.Module | None) -> None:
             _refuse("DTensor parameters (FSDP2's fully_shard, tensor parallelism)")
         if getattr(tensor, "_fsdp_flattened", False) or _is_flat(tensor):
             _refuse("FullyShardedDataParallel (FSDP)")
-    for each in module.modules() if module is not None else ():
+    for each in module.modules() if isinstance(module, nn.Module) else ():
         if type(each).__name__ == "FullyShardedDataParallel":
             _refuse("FullyShardedDataParallel (FSDP)")
 

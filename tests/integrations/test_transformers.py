@@ -370,6 +370,14 @@ def test_what_cannot_be_federated_is_refused_by_name(
         federate(federated, federation(model).join())
 
 
+def test_a_trainer_on_several_processes_is_refused(trainer, federation, monkeypatch):
+    model = bert()
+    federated = trainer(model)
+    monkeypatch.setattr(type(federated.args), "world_size", property(lambda _: 2))
+    with pytest.raises(UnsupportedError, match="several processes"):
+        federate(federated, federation(model).join())
+
+
 def test_optimizers_that_move_parameters_beside_their_step_are_refused(
     trainer, federation
 ):
