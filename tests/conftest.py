@@ -16,8 +16,10 @@ collect_ignore = ["vectors"]
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Two busy cores make any deadline a coin toss.
-settings.register_profile("hre_torch", deadline=None)
+# Two busy cores make any deadline a coin toss. `--hypothesis-profile=thorough` looks
+# longer.
+settings.register_profile("hre_torch", deadline=None, max_examples=40)
+settings.register_profile("thorough", deadline=None, max_examples=400)
 settings.load_profile("hre_torch")
 
 

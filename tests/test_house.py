@@ -159,6 +159,11 @@ def test_importing_the_package_imports_neither_torch_nor_gmpy2():
     assert run.stdout == "set()\n", run.stderr
 
 
+def test_no_module_needs_what_only_posix_has():
+    assert not [p for p in FILES if imports(p) & {"fcntl", "resource", "pwd", "grp"}]
+
+
+@pytest.mark.slow
 def test_every_module_is_imported_where_posix_modules_are_missing():
     code = """
 import sys

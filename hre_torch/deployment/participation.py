@@ -249,6 +249,9 @@ def _standing(learner: Learner) -> dict[str, Any]:
         "version": session.version,
         "staleness": session.staleness,
         "pending": session.pending,
+        "held_back": learner.optimizer.progress.held_back,
+        "rejected": session.statistics.rejected,
+        "spent": session.statistics.spent,
         "bytes_up": session.statistics.bytes_up,
         "bytes_down": session.statistics.bytes_down,
     }

@@ -135,7 +135,8 @@ class HREOptimizer(Optimizer):
         clip: L2 bound of an update's parameters, at most the task's, which holds if it
             is left out. Longer updates are shortened to it, also in this model.
         error_feedback: keep what quantisation left over; if not, it is dropped.
-        buffers: `"mean"` averages the module's floating-point buffers, `"local"` not.
+        buffers: `"mean"` averages the module's floating-point buffers, `"local"` not;
+            what the task says if it is left out.
         rounding: rule of the quantiser; to the nearest if left out.
         staleness_weight: weight of an update of a given staleness, in (0, 1].
         noise: differential privacy of this participant; none if left out.
@@ -164,7 +165,7 @@ class HREOptimizer(Optimizer):
         refuse_sharded(inner, settings.get("module"))
         if session is not None or not isinstance(inner, Optimizer):
             return super().__new__(cls)
-        buffers = settings.get("buffers", "local")
+        buffers = settings.get("buffers") or "local"
         return Follower(inner, settings.get("module"), buffers)
 
     def __init__(
@@ -177,7 +178,7 @@ class HREOptimizer(Optimizer):
         pull_every: int | None = None,
         clip: float | None = None,
         error_feedback: bool = True,
-        buffers: Buffers = "local",
+        buffers: Buffers | None = None,
         rounding: Rounding | None = None,
         staleness_weight: StalenessWeight | None = None,
         noise: GaussianNoise | None = None,
@@ -189,10 +190,12 @@ class HREOptimizer(Optimizer):
                 f"HREOptimizer wraps a torch optimizer, not {type(inner).__name__}; "
                 "write HREOptimizer(torch.optim.SGD(model.parameters()), session)."
             )
-        session = cast(Session, session)  # None has become a Follower.
+        averaged = isinstance(session, Session) and session.task.config.n_buffers > 0
+        buffers = buffers or ("mean" if averaged else "local")
         self._replicas = Replicas(
             lambda: kept_alike(inner, module, buffers), leads=True
         )
+        session = cast(Session, session)  # None has become a Follower.
         with self._replicas.leading():
             check_kinds(
                 session,

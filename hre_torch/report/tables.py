@@ -27,6 +27,8 @@ _TITLES: Final = {
     "releases": "releases",
     "rejected": "releases given up as spoiled",
     "spent": "own updates lost in them",
+    "held_back": "pushes put off",
+    "saturated": "values cut to what a push carries",
     "bytes_up": "bytes sent",
     "bytes_down": "bytes received",
 }

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import hre_torch
 from hre_torch.cli import app
+from hre_torch.crypto import keyfiles
 from hre_torch.deployment.proposal import model_of
 from hre_torch.deployment.roster_file import read_roster
 from hre_torch.errors import TaskError
@@ -41,6 +42,7 @@ SIZE = 3
 def module(monkeypatch, tmp_path):
     """A folder with a module of the user's, in which commands run."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(keyfiles, "_SCRYPT_N", 2)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "ours.py").write_text(MODULE)
     (tmp_path / "spoiled.py").write_text("import nothing_of_that_name\n")

@@ -81,4 +81,5 @@ def test_with_json_every_line_is_a_record_and_nothing_else_is_shown(take_part):
     records = [json.loads(line) for line in result.stdout.splitlines()]
     assert [record["event"] for record in records] == ["epoch", "end"]
     assert {"participant", "loss", "version", "bytes_up"} <= set(records[0])
+    assert [records[0][key] for key in ("held_back", "rejected", "spent")] == [0, 0, 0]
     assert "training" not in result.stderr

@@ -110,9 +110,7 @@ def test_mean_buffers_are_averaged_even_where_parameters_are_summed(federation):
         normalised(), 2, min_contributions=2, combine="sum", buffers="mean"
     )
     models = [normalised(), normalised()]
-    optimizers = [
-        sgd(model, together.join(), lr=0.1, buffers="mean") for model in models
-    ]
+    optimizers = [sgd(model, together.join(), lr=0.1) for model in models]
     for value, model, optimizer in zip((0.25, 0.75), models, optimizers, strict=True):
         model[1].running_mean.fill_(value)
         model[1].num_batches_tracked += 1
