@@ -165,7 +165,7 @@ class HREOptimizer(Optimizer):
         refuse_sharded(inner, settings.get("module"))
         if session is not None or not isinstance(inner, Optimizer):
             return super().__new__(cls)
-        buffers = settings.get("buffers") or "local"
+        buffers: Buffers = settings.get("buffers") or "local"
         return Follower(inner, settings.get("module"), buffers)
 
     def __init__(
