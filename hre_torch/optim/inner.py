@@ -27,16 +27,19 @@ class InnerStep:
 
     Args:
         inner: the optimizer.
+        agree: given whether the gradients here are finite, says whether those of all
+            processes are that train the model.
 
     Attributes:
         running: whether the optimizer is stepping right now.
         made: whether the last call made a step.
     """
 
-    def __init__(self, inner: Optimizer) -> None:
+    def __init__(self, inner: Optimizer, agree: Callable[[bool], bool]) -> None:
         self.running = False
         self.made = False
         self._inner = inner
+        self._agree = agree
         core: Optimizer = inner
         while isinstance(
             wrapped := getattr(core, "original_optimizer", None), Optimizer
@@ -61,7 +64,8 @@ class InnerStep:
         """
 
         def check(loss: float | None = None) -> None:
-            if not gradients_are_finite(self._inner.param_groups, view):
+            finite = gradients_are_finite(self._inner.param_groups, view)
+            if not self._agree(finite):
                 raise NonFiniteGradientError(loss)
 
         self.running, self.made = True, not self._is_told

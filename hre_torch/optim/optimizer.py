@@ -214,7 +214,7 @@ class HREOptimizer(Optimizer):
             self.inner = inner
             self.session = session
             self.progress = Progress()
-            self._inner_step = InnerStep(inner)
+            self._inner_step = InnerStep(inner, self._replicas.agree_on_finite)
             self._share_containers()
             self._module, self._buffers = module, buffers
             self._push_every, self._pull_every = push_every, pull_every

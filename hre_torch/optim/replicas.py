@@ -110,7 +110,7 @@ class Replicas:
         if len(sizes) != 1:
             raise UnsupportedError(
                 f"the processes of this group train {sorted(sizes)} values; all must "
-                "train the same model."
+                "train the same model, with the same `buffers` named on each."
             )
         return leaders[0]
 
@@ -138,17 +138,21 @@ class Replicas:
             self._depth -= 1
         self._exchange(moved=marks is None or marks() != before)
 
-    def follow(self, *, differs: bool = False) -> None:
+    def follow(self) -> None:
         """Take what the leader has done.
-
-        Args:
-            differs: whether this process did something else than usual, so that it
-                wants the parameters in any case.
 
         Raises:
             HREError: the leader's error, of the same type.
         """
-        self._exchange(moved=differs)
+        self._exchange(moved=False)
+
+    def agree_on_finite(self, finite: bool) -> bool:
+        """Whether the gradients of all processes are finite: else all skip the step."""
+        if self.size == 1:
+            return finite
+        flag = self._numbers(int(finite))
+        distributed.all_reduce(flag, distributed.ReduceOp.MIN)
+        return bool(flag.item())
 
     @torch.no_grad()
     def _exchange(self, *, moved: bool, error: Exception | None = None) -> None:
@@ -206,10 +210,10 @@ class Follower(Optimizer):
         super().__init__(inner.param_groups, inner.defaults)
         self.inner = inner
         self.progress = Progress()
-        self._inner_step = InnerStep(inner)
         alike = kept_alike(inner, module, buffers)
         self._view = FlatView(alike)
         self._replicas = Replicas(lambda: alike, leads=False)
+        self._inner_step = InnerStep(inner, self._replicas.agree_on_finite)
         self._share_containers()
         self._replicas.follow()
 
@@ -230,15 +234,14 @@ class Follower(Optimizer):
         Raises:
             HREError: what the leader's step has raised.
         """
-        skipped = False
         try:
             loss = self._inner_step(closure, self._view)
             if self._inner_step.made:
                 self.progress.count()
         except NonFiniteGradientError as stopped:
             self.progress.skipped_steps += 1
-            loss, skipped = stopped.loss, True
-        self._replicas.follow(differs=skipped)
+            loss = stopped.loss
+        self._replicas.follow()
         return loss
 
     def push(self) -> None:

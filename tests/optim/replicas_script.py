@@ -76,11 +76,12 @@ def alike(rank, leader):
 def skipped(rank, only):
     """Have a gradient of one process, or of all, be NaN."""
     model, session, inner = begin(rank, leads=rank == 0)
-    optimizer = HREOptimizer(inner, session)
+    optimizer = HREOptimizer(inner, session, push_every=100, pull_every=100)
     train(model, optimizer, rank, steps=2)
     if only in (rank, None):
         next(model.parameters()).grad.fill_(float("nan"))
     optimizer.step()
+    train(model, optimizer, rank, steps=6)
     return {"weights": bits(model), "finite": "nan" not in str(model.state_dict())}
 
 
