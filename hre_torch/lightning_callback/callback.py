@@ -166,8 +166,7 @@ class HRECallback(pl.Callback):
             ours = self.optimizer = self._wrap(inner, pl_module)
         else:
             # What is made of a missing session is a follower.
-            settings: dict[str, Any] = {"module": pl_module, "buffers": self._buffers}
-            ours = HREOptimizer(inner, None, **settings)
+            ours = HREOptimizer(inner, None, module=pl_module)
         trainer.optimizers = [ours]
         let_schedulers_follow(trainer, inner, ours)
         self._close()

@@ -85,12 +85,14 @@ def without_local(state: dict[str, Any]) -> dict[str, Any]:
     return state | {STATE_KEY: kept | zeros | {"progress": progress}}
 
 
-def _led(method: Callable[Concatenate[HREOptimizer, P], T]) -> Callable[..., T]:
+def _led(
+    method: Callable[Concatenate[HREOptimizer, P], T],
+) -> Callable[Concatenate[HREOptimizer, P], T]:
     """Have a method's followers take what it does to the parameters."""
 
     @functools.wraps(method)
     def lead(self: HREOptimizer, /, *arguments: P.args, **keywords: P.kwargs) -> T:
-        with self._replicas.leading():
+        with self._replicas.together():
             return method(self, *arguments, **keywords)
 
     return lead
@@ -165,8 +167,7 @@ class HREOptimizer(Optimizer):
         refuse_sharded(inner, settings.get("module"))
         if session is not None or not isinstance(inner, Optimizer):
             return super().__new__(cls)
-        buffers: Buffers = settings.get("buffers") or "local"
-        return Follower(inner, settings.get("module"), buffers)
+        return Follower(inner, settings.get("module"))
 
     def __init__(
         self,
@@ -193,10 +194,12 @@ class HREOptimizer(Optimizer):
         averaged = isinstance(session, Session) and session.task.config.n_buffers > 0
         buffers = buffers or ("mean" if averaged else "local")
         self._replicas = Replicas(
-            lambda: kept_alike(inner, module, buffers), leads=True
+            lambda averaged: kept_alike(inner, module, averaged=averaged),
+            leads=True,
+            averaged=buffers == "mean",
         )
         session = cast(Session, session)  # None has become a Follower.
-        with self._replicas.leading():
+        with self._replicas.together():
             check_kinds(
                 session,
                 module=module,
@@ -214,7 +217,7 @@ class HREOptimizer(Optimizer):
             self.inner = inner
             self.session = session
             self.progress = Progress()
-            self._inner_step = InnerStep(inner, self._replicas.agree_on_finite)
+            self._inner_step = InnerStep(inner, self._replicas.all_finite)
             self._share_containers()
             self._module, self._buffers = module, buffers
             self._push_every, self._pull_every = push_every, pull_every
@@ -268,8 +271,7 @@ class HREOptimizer(Optimizer):
         # has imported the compiler by now.
         undisturbed: Callable[..., float | None]
         undisturbed = torch.compiler.disable(self._step)  # type: ignore[no-untyped-call]
-        with self._replicas.leading(self._marks):
-            return undisturbed(closure)
+        return undisturbed(closure)
 
     def _marks(self) -> tuple[object, ...]:
         """Return what differs after a step that moved this process's model alone.
@@ -282,7 +284,12 @@ class HREOptimizer(Optimizer):
         return session.pushed, pulls, skipped, self._exchange is None
 
     def _step(self, closure: Callable[[], float] | None) -> float | None:
-        exchange = self._require()
+        with self._replicas.together(self._marks):
+            return self._stepped(closure, self._require())
+
+    def _stepped(
+        self, closure: Callable[[], float] | None, exchange: Exchange
+    ) -> float | None:
         with exchange.model.stepping():
             try:
                 loss = self._inner_step(closure, exchange.view)
@@ -413,10 +420,10 @@ class HREOptimizer(Optimizer):
             UnsupportedError: inside the block, of everything that trains or exchanges.
         """
         with contextlib.ExitStack() as shown:
-            with self._replicas.leading():
+            with self._replicas.together():
                 shown.enter_context(self._require().showing_released())
             yield
-        with self._replicas.leading():
+        with self._replicas.together():
             pass  # The others get the weights back that were exchanged.
 
     def released_state_dict(self, module: nn.Module) -> dict[str, Any]:

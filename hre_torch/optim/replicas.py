@@ -3,7 +3,8 @@
 Gradients are averaged over the processes before any optimizer steps, so all of them
 make the same step. One rank, the leader, has the session: it pushes once for the group,
 by its `HREOptimizer`. Every other rank has a `Follower` in its place. After each call
-that may have moved the leader's parameters, the others get them, or its error.
+that may have moved the leader's parameters, the others get them. What one process
+raises in such a call, all raise.
 """
 
 from __future__ import annotations
@@ -23,11 +24,10 @@ from hre_torch.optim.flatten import FlatView
 from hre_torch.optim.guards import NonFiniteGradientError, tensors_of
 from hre_torch.optim.inner import InnerStep
 from hre_torch.optim.progress import Progress
-from hre_torch.protocol.task_options import Buffers
 
 __all__ = ["Follower", "Replicas", "copied_state", "kept_alike", "refuse_sharded"]
 
-_LONGEST: Final = 4096
+_LONGEST: Final = 2048
 """Octets of an error's text that reach other ranks."""
 
 
@@ -65,25 +65,37 @@ def _refuse(what: str) -> None:
 class Replicas:
     """The processes of a group, as one of them sees them.
 
-    Every method but `size` is collective: all processes call it, in the same order.
+    Its methods are collective: all processes call them, in the same order.
 
     Args:
-        tensors: returns what is kept alike, in the same order on every process.
+        tensors: returns what is kept alike, in the same order on every process, given
+            whether averaged buffers are among it, which the leader says.
         leads: whether this process has the session.
+        averaged: the leader's word on averaged buffers.
+
+    Attributes:
+        size: how many processes there are.
 
     Raises:
         UnsupportedError: not exactly one process has a session, or their models differ
             in size.
     """
 
-    def __init__(self, tensors: Callable[[], list[Tensor]], *, leads: bool) -> None:
+    def __init__(
+        self,
+        tensors: Callable[[bool], list[Tensor]],
+        *,
+        leads: bool,
+        averaged: bool = False,
+    ) -> None:
         self._tensors: list[Tensor] = []
-        self._leads = leads
-        self._leader = 0
+        self._leader = self._rank = 0
         self._depth = 0
+        self._told: HREError | None = None
         self.size = 1
         if distributed.is_available() and distributed.is_initialized():
             self.size = distributed.get_world_size()
+            self._rank = distributed.get_rank()
         if self.size == 1:
             if not leads:
                 raise UnsupportedError(
@@ -92,13 +104,9 @@ class Replicas:
                     "torch.distributed.init_process_group first, or pass a session."
                 )
             return
-        self._tensors = tensors()
-        self._leader = self._agree()
-
-    def _agree(self) -> int:
-        own = self._numbers(int(self._leads), sum(t.numel() for t in self._tensors))
-        everybody = [torch.zeros_like(own) for _ in range(self.size)]
-        distributed.all_gather(everybody, own)
+        # Averaged buffers or not, the parameters say where messages may be.
+        self._tensors = tensors(False)
+        everybody = self._gather(int(leads), int(averaged))
         leaders = [rank for rank, each in enumerate(everybody) if each[0]]
         if len(leaders) != 1:
             raise UnsupportedError(
@@ -106,23 +114,37 @@ class Replicas:
                 f"(ranks {leaders}). Together they are one participant: pass the "
                 "session on one rank, and HREOptimizer(inner, None) on all others."
             )
-        sizes = {int(each[1]) for each in everybody}
-        if len(sizes) != 1:
-            raise UnsupportedError(
-                f"the processes of this group train {sorted(sizes)} values; all must "
-                "train the same model, with the same `buffers` named on each."
-            )
-        return leaders[0]
+        self._leader = leaders[0]
+        with self.together():
+            self._tensors = tensors(bool(everybody[self._leader][1]))
+            sizes = {each[0] for each in self._gather(self._n_values())}
+            if len(sizes) != 1:
+                raise UnsupportedError(
+                    f"the processes of this group train {sorted(sizes)} values; all "
+                    "must train the same model."
+                )
+
+    def _n_values(self) -> int:
+        return sum(tensor.numel() for tensor in self._tensors)
+
+    def _gather(self, *values: int) -> list[list[int]]:
+        own = self._numbers(*values)
+        everybody = [torch.zeros_like(own) for _ in range(self.size)]
+        distributed.all_gather(everybody, own)
+        return [each.tolist() for each in everybody]
 
     @contextlib.contextmanager
-    def leading(self, marks: Callable[[], object] | None = None) -> Iterator[None]:
-        """Let the others have what the leader's block does to the parameters.
+    def together(self, marks: Callable[[], object] | None = None) -> Iterator[None]:
+        """Do something on every process, and have the leader's parameters afterwards.
 
-        Calls inside of one another count as one.
+        Calls inside of one another count as one. What one process raises, all raise.
 
         Args:
-            marks: what differs afterwards if the parameters were moved otherwise than
-                on every process alike; by default they always are sent.
+            marks: what differs afterwards if this process moved its parameters
+                otherwise than every other; by default the leader's are always sent.
+
+        Raises:
+            HREError: another process has failed, by an error of the same type.
         """
         if self.size == 1 or self._depth:
             yield
@@ -132,60 +154,65 @@ class Replicas:
         try:
             yield
         except Exception as error:
-            self._exchange(moved=True, error=error)
+            if error is not self._told:
+                self._agree(error=error)
             raise
         finally:
             self._depth -= 1
-        self._exchange(moved=marks is None or marks() != before)
+        self._agree(moved=marks is None or marks() != before)
 
-    def follow(self) -> None:
-        """Take what the leader has done.
-
-        Raises:
-            HREError: the leader's error, of the same type.
-        """
-        self._exchange(moved=False)
-
-    def agree_on_finite(self, finite: bool) -> bool:
+    def all_finite(self, finite: bool) -> bool:
         """Whether the gradients of all processes are finite: else all skip the step."""
-        if self.size == 1:
-            return finite
-        flag = self._numbers(int(finite))
-        distributed.all_reduce(flag, distributed.ReduceOp.MIN)
-        return bool(flag.item())
+        return finite if self.size == 1 else not self._agree(spoiled=not finite)
 
     @torch.no_grad()
-    def _exchange(self, *, moved: bool, error: Exception | None = None) -> None:
-        text = b"" if error is None else _encoded(error)
-        flags = self._numbers(int(moved), len(text))
+    def _agree(
+        self,
+        *,
+        moved: bool = False,
+        spoiled: bool = False,
+        error: Exception | None = None,
+    ) -> bool:
+        """Tell the others; return whether anybody's gradients are not finite.
+
+        It is the only message during a training, so that a process that fails early
+        meets the others wherever they are.
+        """
+        failed = 0 if error is None else self._rank + 1
+        flags = self._numbers(failed, int(moved), int(spoiled))
         distributed.all_reduce(flags, distributed.ReduceOp.MAX)
-        wanted, length = (int(number) for number in flags)
-        if wanted:
+        failed, wanted, unfinite = flags.tolist()
+        if failed or wanted:
             for tensor in self._tensors:
                 distributed.broadcast(tensor.detach(), src=self._leader)
-        if length:
-            octets = self._numbers(*(text or bytes(length)))
-            distributed.broadcast(octets, src=self._leader)
-            if not self._leads:
-                raise _decoded(bytes(octets.tolist()), self._leader)
+        if failed:
+            octets = self._numbers(*_encoded(error))
+            distributed.broadcast(octets, src=failed - 1)
+            if error is None:
+                self._told = _decoded(bytes(octets.tolist()), failed - 1)
+                raise self._told
+        return bool(unfinite)
 
     def _numbers(self, *values: int) -> Tensor:
         # Where the parameters are: a group of GPUs cannot send what is on a CPU.
         return torch.tensor(values, dtype=torch.int64, device=self._tensors[0].device)
 
 
-def _encoded(error: Exception) -> bytes:
-    return f"{type(error).__name__}\n{error}".encode()[:_LONGEST]
+def _encoded(error: Exception | None) -> bytes:
+    """Return an error's text, or room for another's, always as long."""
+    text = "" if error is None else f"{type(error).__name__}\n{error}"
+    return text.encode()[:_LONGEST].ljust(_LONGEST, b"\0")
 
 
-def _decoded(octets: bytes, leader: int) -> HREError:
-    name, _, message = octets.decode(errors="replace").partition("\n")
+def _decoded(octets: bytes, rank: int) -> HREError:
+    text = octets.rstrip(b"\0").decode(errors="replace")
+    name, _, message = text.partition("\n")
     kind = getattr(errors, name, None)
     if isinstance(kind, type) and issubclass(kind, HREError):
         with contextlib.suppress(TypeError):
-            same: HREError = kind(f"rank {leader}, which has the session: {message}")
+            same: HREError = kind(f"rank {rank} of the process group: {message}")
             return same
-    return HREError(f"rank {leader}, which has the session: {name}: {message}")
+    return HREError(f"rank {rank} of the process group: {name}: {message}")
 
 
 class Follower(Optimizer):
@@ -197,25 +224,27 @@ class Follower(Optimizer):
     Args:
         inner: the optimizer that computes the steps; containers are shared with it.
         module: as for `HREOptimizer`.
-        buffers: as for `HREOptimizer`.
 
     Attributes:
         inner: as given.
         progress: what was counted so far.
     """
 
-    def __init__(
-        self, inner: Optimizer, module: nn.Module | None, buffers: Buffers
-    ) -> None:
+    def __init__(self, inner: Optimizer, module: nn.Module | None) -> None:
         super().__init__(inner.param_groups, inner.defaults)
         self.inner = inner
         self.progress = Progress()
-        alike = kept_alike(inner, module, buffers)
-        self._view = FlatView(alike)
-        self._replicas = Replicas(lambda: alike, leads=False)
-        self._inner_step = InnerStep(inner, self._replicas.agree_on_finite)
+        self._view = FlatView(kept_alike(inner, module, averaged=False))
+        self._replicas = Replicas(
+            lambda averaged: kept_alike(inner, module, averaged=averaged), leads=False
+        )
+        self._inner_step = InnerStep(inner, self._replicas.all_finite)
         self._share_containers()
-        self._replicas.follow()
+        self._follow()
+
+    def _follow(self) -> None:
+        with self._replicas.together(_nothing):
+            pass
 
     @property
     def stepping(self) -> bool:
@@ -229,37 +258,42 @@ class Follower(Optimizer):
     def step(  # type: ignore[override]
         self, closure: Callable[[], float] | None = None
     ) -> float | None:
-        """Make one local step, unless a gradient is NaN or infinite.
+        """Make one local step, unless a gradient of any process is NaN or infinite.
 
         Raises:
-            HREError: what the leader's step has raised.
+            HREError: what another process's step has raised.
         """
-        try:
-            loss = self._inner_step(closure, self._view)
+        undisturbed: Callable[..., float | None]
+        undisturbed = torch.compiler.disable(self._step)  # type: ignore[no-untyped-call]
+        return undisturbed(closure)
+
+    def _step(self, closure: Callable[[], float] | None) -> float | None:
+        with self._replicas.together(_nothing):
+            try:
+                loss = self._inner_step(closure, self._view)
+            except NonFiniteGradientError as stopped:
+                self.progress.skipped_steps += 1
+                return stopped.loss
             if self._inner_step.made:
                 self.progress.count()
-        except NonFiniteGradientError as stopped:
-            self.progress.skipped_steps += 1
-            loss = stopped.loss
-        self._replicas.follow()
         return loss
 
     def push(self) -> None:
         """Get what the leader's call of that name does, or its error."""
-        self._replicas.follow()
+        self._follow()
 
     pull = catch_up = flush = adopt_weights = restore = push
 
     def finish(self, timeout: float = 60.0) -> None:
         """Wait while the leader finishes; `timeout` is its own."""
-        self._replicas.follow()
+        self._follow()
 
     @contextlib.contextmanager
     def released(self) -> Iterator[None]:
         """Show the released weights in the model inside the block."""
-        self._replicas.follow()
+        self._follow()
         yield
-        self._replicas.follow()
+        self._follow()
 
     def released_state_dict(self, module: nn.Module) -> dict[str, Any]:
         """Return a copy of the model's `state_dict` with the released weights."""
@@ -278,21 +312,29 @@ class Follower(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the inner optimizer's part of what the leader saved."""
         kept = {key: value for key, value in state_dict.items() if key != "hre_torch"}
-        self.inner.load_state_dict(kept)
-        self._share_containers()
-        self._replicas.follow()
+        with self._replicas.together(_nothing):
+            self.inner.load_state_dict(kept)
+            self._share_containers()
 
     def _share_containers(self) -> None:
         self.param_groups = self.inner.param_groups
         self.state = self.inner.state
 
 
+def _nothing() -> None:
+    """Mark nothing: a follower's own parameters are never sent."""
+
+
 def kept_alike(
-    inner: Optimizer, module: nn.Module | None, buffers: Buffers
+    inner: Optimizer, module: nn.Module | None, *, averaged: bool
 ) -> list[Tensor]:
-    """Return what all processes of a group have alike, in the same order on each."""
+    """Return what all processes of a group have alike, in the same order on each.
+
+    Raises:
+        LayoutError: averaged buffers are wanted, and no module has them.
+    """
     source = tensors_of(inner.param_groups) if module is None else module
-    return list(FlatView.of(source, buffers).tensors)
+    return list(FlatView.of(source, "mean" if averaged else "local").tensors)
 
 
 def copied_state(module: nn.Module) -> dict[str, Any]:

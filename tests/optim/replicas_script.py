@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -23,9 +24,9 @@ def bits(module):
     return b"".join(p.detach().numpy().tobytes() for p in module.parameters()).hex()
 
 
-def session_of(model):
+def session_of(model, **options):
     federation = Federation.local(
-        model, participants=1, suite="plain", profile="toy-insecure"
+        model, participants=1, suite="plain", profile="toy-insecure", **options
     )
     return federation, federation.join()
 
@@ -43,7 +44,7 @@ def train(model, optimizer, rank, steps=5):
 def refusal(action):
     try:
         action()
-    except HREError as error:
+    except (HREError, ValueError) as error:
         return [type(error).__name__, str(error)]
     return ["nothing", ""]
 
@@ -104,6 +105,41 @@ def failing(rank):
     return {"told": told, "weights": [weights, bits(model)]}
 
 
+def follower_failing(rank):
+    """Have rank 1 fail in its closure, and in the middle of its step."""
+    model, session, inner = begin(rank, leads=rank == 0)
+    optimizer = HREOptimizer(inner, session)
+    train(model, optimizer, rank, steps=1)
+
+    def fail(*arguments):
+        raise ValueError("no closure today")
+
+    def loss():
+        return 0.0
+
+    told = [refusal(lambda: optimizer.step(fail if rank == 1 else loss))]
+    if rank == 1:
+        stepped, inner.step = inner.step, fail
+    told.append(refusal(optimizer.step))
+    if rank == 1:
+        inner.step = stepped
+    train(model, optimizer, rank, steps=2)
+    return {"told": told, "weights": bits(model)}
+
+
+def averaged(rank):
+    """Name averaged buffers in the task alone."""
+    torch.manual_seed(rank)
+    network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    before = network[1].running_mean.tolist()
+    session = session_of(network, buffers="mean")[1] if rank == 0 else None
+    model = DistributedDataParallel(network, broadcast_buffers=False)
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = HREOptimizer(inner, session, module=network)
+    train(model, optimizer, rank, steps=2)
+    return {"before": before, "mean": network[1].running_mean.tolist()}
+
+
 def numbers_of_sessions(rank):
     """Pass sessions on both processes, then on none."""
     told = []
@@ -129,12 +165,18 @@ def main(rank: int, folder: str) -> None:
     """Play every scene; write what this process has seen."""
     torch.set_num_threads(1)
     distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+        "gloo",
+        init_method=f"file://{folder}/meet",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=60),
     )
     seen = {
         "alike": [alike(rank, leader) for leader in (0, 1)],
         "skipped": [skipped(rank, only) for only in (0, 1, None)],
         "failing": failing(rank),
+        "follower failing": follower_failing(rank),
+        "buffers": averaged(rank),
         "sessions": numbers_of_sessions(rank),
         "sharded": sharded(rank),
     }

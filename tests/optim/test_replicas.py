@@ -56,9 +56,25 @@ def test_an_error_of_the_leader_is_raised_on_every_process_and_training_goes_on(
     zero, one = (rank["failing"] for rank in ranks)
     assert zero["told"] == ["AggregatorError", "the DSP is away"]
     assert one["told"][0] == "AggregatorError"
-    assert one["told"][1] == "rank 0, which has the session: the DSP is away"
+    assert one["told"][1] == "rank 0 of the process group: the DSP is away"
     assert zero["weights"] == one["weights"]
     assert len(set(zero["weights"])) == 2
+
+
+def test_an_error_of_a_follower_is_raised_on_every_process_and_training_goes_on(ranks):
+    zero, one = (rank["follower failing"] for rank in ranks)
+    for before in (0, 1):
+        assert one["told"][before] == ["ValueError", "no closure today"]
+        kind, says = zero["told"][before]
+        assert kind == "HREError"
+        assert says == "rank 1 of the process group: ValueError: no closure today"
+    assert zero["weights"] == one["weights"]
+
+
+def test_the_leaders_task_says_whether_buffers_are_averaged(ranks):
+    zero, one = (rank["buffers"] for rank in ranks)
+    assert zero["mean"] == one["mean"]
+    assert zero["mean"] != zero["before"]
 
 
 def test_two_sessions_in_a_group_or_none_are_refused_everywhere(ranks):
