@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hre_torch import Federation
 
 # Generators of known-answer vectors are programs, not modules to import.
 collect_ignore = ["vectors"]
@@ -41,6 +47,23 @@ def data_root() -> Path:
     if not folder:
         pytest.skip("HRE_TORCH_DATA is not set")
     return Path(folder)
+
+
+@pytest.fixture
+def federation() -> Iterator[Callable[..., Federation]]:
+    """Make federations of suite `plain`; options go to `Federation.local`."""
+    from hre_torch.federation import Federation
+
+    made: list[Federation] = []
+
+    def make(model: nn.Module, participants: int = 1, **options: Any) -> Federation:
+        options = {"suite": "plain", "profile": "toy-insecure"} | options
+        made.append(Federation.local(model, participants=participants, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
 
 
 TOY_RECIPE = """

@@ -32,8 +32,10 @@ _LOST: Final = 0.5
 """Share of a tensor's values from which its rounding to zero is worth a word. Random
 first weights always have a few that are as small."""
 
-_NOISE: Final = 2.0**-24
-"""Smaller values are what rounding of float32 leaves where zero is meant."""
+_NOISE: Final = 2.0**-20
+"""Smaller values are what training leaves where zero is meant. First weights that are
+meant to be small are larger: LayerScale begins at 1e-6 (Touvron et al., "Going deeper
+with Image Transformers", ICCV 2021)."""
 
 _SHOWN: Final = 3
 

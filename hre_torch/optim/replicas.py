@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import torch
@@ -27,6 +28,7 @@ from hre_torch.optim.progress import Progress
 
 __all__ = ["Follower", "Replicas", "copied_state", "kept_alike", "refuse_sharded"]
 
+_ALONE: Final = contextlib.nullcontext()
 _LONGEST: Final = 2048
 """Octets of an error's text that reach other ranks."""
 
@@ -133,8 +135,9 @@ class Replicas:
         distributed.all_gather(everybody, own)
         return [each.tolist() for each in everybody]
 
-    @contextlib.contextmanager
-    def together(self, marks: Callable[[], object] | None = None) -> Iterator[None]:
+    def together(
+        self, marks: Callable[[], object] | None = None
+    ) -> AbstractContextManager[None]:
         """Do something on every process, and have the leader's parameters afterwards.
 
         Calls inside of one another count as one. What one process raises, all raise.
@@ -147,8 +150,11 @@ class Replicas:
             HREError: another process has failed, by an error of the same type.
         """
         if self.size == 1 or self._depth:
-            yield
-            return
+            return _ALONE
+        return self._together(marks)
+
+    @contextlib.contextmanager
+    def _together(self, marks: Callable[[], object] | None) -> Iterator[None]:
         before = None if marks is None else marks()
         self._depth += 1
         try:

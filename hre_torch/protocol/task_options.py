@@ -175,8 +175,17 @@ class TaskOptions:
 
         Raises:
             UnknownPluginError: no suite has that name.
+            TaskError: the suite needs more participants.
         """
         participants, additions = len(roster.participants), self.additions
+        least = SUITES.get(self.suite).least_contributions
+        if 0 < participants < least:
+            raise TaskError(
+                f"there are {participants} participants, but suite {self.suite!r} "
+                f"releases sums of at least {least} (t >= {least}), since of fewer one "
+                f"could subtract its own: take {least} participants or more, or "
+                "suite='plain' for a trial without protection"
+            )
         t, c = self.contributions(participants), self.assumed_colluders
         clip, width = self.clip, self.noise_width
         return TaskConfig(

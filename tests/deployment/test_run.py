@@ -95,7 +95,7 @@ def test_numbers_that_do_not_fit_are_told_and_all_end(tmp_path):
     options = ["-n", "2", "--suite", "hybrid"]
     status, output = outcome(launch(tmp_path, SCRIPT, "1", options=options))
     assert status != 0
-    assert "min_contributions" in output
+    assert "take 3 participants or more" in output
 
 
 def test_an_interrupt_ends_everything(tmp_path):

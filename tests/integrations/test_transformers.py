@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -95,20 +95,6 @@ def trainer(tmp_path) -> Callable[..., transformers.Trainer]:
         )
 
     return make
-
-
-@pytest.fixture
-def federation() -> Iterator[Callable[..., Federation]]:
-    made: list[Federation] = []
-
-    def make(model, participants=1, **options):
-        options = {"suite": "plain", "profile": "toy-insecure"} | options
-        made.append(Federation.local(model, participants=participants, **options))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
 
 
 def values(model):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,21 +14,6 @@ from hre_torch.optim import HREOptimizer
 from hre_torch.protocol.session import Session
 
 FederationFactory = Callable[..., Federation]
-
-
-@pytest.fixture
-def federation() -> Iterator[FederationFactory]:
-    """Make federations of suite `plain`; options go to `Federation.local`."""
-    made: list[Federation] = []
-
-    def make(model: nn.Module, participants: int = 1, **options: Any) -> Federation:
-        options = {"suite": "plain", "profile": "toy-insecure"} | options
-        made.append(Federation.local(model, participants=participants, **options))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
 
 
 @pytest.fixture
