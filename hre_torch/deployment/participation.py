@@ -249,6 +249,7 @@ def _standing(learner: Learner) -> dict[str, Any]:
         "version": session.version,
         "staleness": session.staleness,
         "pending": session.pending,
+        "update_norm": learner.optimizer.progress.update_norm,
         "held_back": learner.optimizer.progress.held_back,
         "rejected": session.statistics.rejected,
         "spent": session.statistics.spent,

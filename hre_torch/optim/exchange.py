@@ -80,7 +80,8 @@ class Exchange:
         view: as given.
         model: the local model, which has what is not pushed yet.
         saturated: values of the last push that were cut to what one push can carry.
-        clipped: whether the clip has shortened the newest update.
+        norm: L2 norm of the newest update's parameters, before clip and weight.
+        clipped: whether the clip has shortened that update.
 
     Steps that an earlier optimizer made on the same session, and did not push, go on
     here.
@@ -114,6 +115,7 @@ class Exchange:
         self._combination = Combination(session.task.config)
         self._weight = self._combination.weight_of(samples)
         self._clip = clip
+        self.norm = 0.0
         self.clipped = False
         self._error_feedback = error_feedback
         self._rounding = rounding
@@ -343,16 +345,17 @@ class Exchange:
     def _factor(self) -> float:
         """Return what clipping and staleness multiply the parameters' update by."""
         factor = self._staleness_weight(self._session.staleness)
-        if self._clip is not None:
-            squares = sum(
+        self.norm = math.sqrt(
+            sum(
                 float(np.square(self._parameters(place)).sum())
                 for place in self._places()
             )
+        )
+        if self._clip is not None:
             # A hair below the bound, which float arithmetic then never passes.
             bound = self._clip * _HAIR
-            norm = math.sqrt(squares)
-            self.clipped = norm > bound
-            factor *= bound / max(norm, bound)
+            self.clipped = self.norm > bound
+            factor *= bound / max(self.norm, bound)
         return factor
 
     def _update(self, place: slice, factor: float) -> Vector:

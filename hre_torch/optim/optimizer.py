@@ -336,6 +336,7 @@ class HREOptimizer(Optimizer):
         sequence = exchange.push()
         self.progress.push(exchange.saturated, exchange.view.n_values)
         self.progress.clipped += exchange.clipped
+        self.progress.update_norm = exchange.norm
         exchange.model.steps = 0
         return sequence
 

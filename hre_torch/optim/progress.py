@@ -32,6 +32,8 @@ class Progress:
         saturated: values of pushes that were cut to what one push can carry; with
             error feedback the rest follows with later pushes.
         clipped: pushes that the clip has shortened.
+        update_norm: L2 norm of the newest push's parameters before the clip, which is
+            what a clip is chosen by.
         since_push: local steps since the last push.
         since_pull: local steps since the last pull.
         unanswered: pushes since a pull last brought a release.
@@ -42,6 +44,7 @@ class Progress:
     held_back: int = 0
     saturated: int = 0
     clipped: int = 0
+    update_norm: float = 0.0
     since_push: int = 0
     since_pull: int = 0
     unanswered: int = 0

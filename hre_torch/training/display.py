@@ -33,8 +33,9 @@ _REDRAW_EVERY: Final = 0.25
 _LINE_EVERY: Final = 10.0
 _SHARE: Final = 25.0
 
-# Lines that are not participants: title, bar, accuracy, two headings, rules, one spare.
-_OTHER_LINES: Final = 10
+# Lines that are not participants: title, bar, accuracy, what is lost, two headings,
+# rules, one spare.
+_OTHER_LINES: Final = 11
 
 # Short headings: nine phases and seven other columns share one terminal line.
 _HEADINGS: Final = {
@@ -192,8 +193,20 @@ class TrainingDisplay:
         loss = f" · loss {sum(losses) / len(losses):.4f}" if losses else ""
         return (
             f"step {self._step:,} of {self._total:,}{loss} · version {self._version()}"
-            f" · {self._times()}"
+            f"{self._lost_text(' · ')} · {self._times()}"
         )
+
+    def _lost_text(self, separator: str = "") -> str:
+        """Return what was given up since somebody spoiled a release; usually nothing.
+
+        Every participant counts the same releases, and the updates that are its own.
+        """
+        rows = self._rows.values()
+        rejected = max((row.get("rejected", 0) for row in rows), default=0)
+        spent = sum(row.get("spent", 0) for row in rows)
+        if not rejected:
+            return ""
+        return f"{separator}spoiled releases: {rejected}, updates lost: {spent}"
 
     def _version(self) -> int:
         return max((row.get("version", 0) for row in self._rows.values()), default=0)
@@ -236,7 +249,8 @@ class TrainingDisplay:
             Text(self._times(), style="dim"),
         )
         accuracy = Text(self._accuracy_text(), style="green")
-        return Padding(Group(title, progress, accuracy), _INDENT)
+        lost = [Text(text, style="red")] if (text := self._lost_text()) else []
+        return Padding(Group(title, progress, accuracy, *lost), _INDENT)
 
     def _participants(self, phases: Sequence[str]) -> Table:
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)

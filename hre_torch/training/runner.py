@@ -284,7 +284,12 @@ class Runner:
             "bytes_down": statistics.bytes_down,
         }
         if statistics.pushes > pushes:
-            self.tell("push", loss=learner.take_loss(), **fields)
+            self.tell(
+                "push",
+                loss=learner.take_loss(),
+                update_norm=learner.optimizer.progress.update_norm,
+                **fields,
+            )
         if statistics.pulls > pulls:
             self.tell("pull", releases=statistics.releases - releases, **fields)
 
@@ -307,6 +312,7 @@ class Runner:
             version=release.last,
             contributors=sorted({item.name for item in release.uploads}),
             rejected=statistics.rejected,
+            spent=statistics.spent,
             in_all_rejected=list(statistics.suspects),
         )
 

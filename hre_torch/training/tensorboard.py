@@ -17,6 +17,16 @@ __all__ = ["TensorBoardWriter", "tensorboard_is_installed"]
 _EVERY: Final = 0.5
 
 
+_OF_A_PUSH: Final = (
+    "loss",
+    "update_norm",
+    "staleness",
+    "pending",
+    "bytes_up",
+    "bytes_down",
+)
+
+
 def tensorboard_is_installed() -> bool:
     """Whether the extra `tensorboard` is there; imports nothing."""
     return find_spec("tensorboard") is not None
@@ -75,7 +85,7 @@ class TensorBoardWriter:
         if seconds - self._written.get(name, float("-inf")) < _EVERY:
             return
         self._written[name] = seconds
-        for scalar in ("loss", "staleness", "pending", "bytes_up", "bytes_down"):
+        for scalar in _OF_A_PUSH:
             self._add(f"{scalar}/{name}", record.get(scalar), record)
 
     def _phases(self, record: Mapping[str, Any]) -> None:

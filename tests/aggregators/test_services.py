@@ -17,8 +17,10 @@ import traceback
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import get_type_hints
 
 import httpx
+import msgspec
 import pytest
 from cryptography.hazmat.primitives import serialization
 
@@ -29,6 +31,7 @@ from hre_torch.aggregators.services.logs import log_event, write_logs_to
 from hre_torch.aggregators.store import disk
 from hre_torch.attacks.forgery import Draft
 from hre_torch.crypto.modulus import load_profile
+from hre_torch.crypto.signatures import SigningKey
 from hre_torch.errors import (
     AggregatorError,
     ConfigurationError,
@@ -39,7 +42,25 @@ from hre_torch.errors import (
     StaleUploadError,
     UnsupportedError,
 )
-from hre_torch.protocol.envelope import Refusal, decode
+from hre_torch.protocol.envelope import Header, Refusal, decode, seal
+from hre_torch.protocol.heads import Records
+from hre_torch.protocol.messages import (
+    Deposit,
+    ReleaseOrder,
+    Statement,
+    TransformRequest,
+    Upload,
+)
+from hre_torch.protocol.requests import (
+    Fetch,
+    Snapshot,
+    SnapshotQuery,
+    SnapshotRequest,
+    StatusRequest,
+    TaskRequest,
+    Voucher,
+    WantedRequest,
+)
 from hre_torch.protocol.session import Session
 from tests.aggregators.certificates import self_signed
 from tests.aggregators.contract import federate, same
@@ -268,6 +289,62 @@ def test_a_message_of_a_stranger_is_refused_before_its_body_is_kept(serve_http):
     upload = serve_http("plain", participants=["eve", "b", "c"]).seal("eve")
     response = httpx.post(f"{deployment.url}/v1/uploads", content=upload)
     assert refusal_of(response).error == "WrongTaskError"
+
+
+ROUTES = {
+    "dsp": {
+        "/v1/uploads": Upload,
+        "/v1/statements": Statement,
+        "/v1/fetch": Fetch,
+        "/v1/status": StatusRequest,
+        "/v1/task": TaskRequest,
+        "/v1/snapshots": Snapshot,
+        "/v1/snapshots/ask": SnapshotRequest,
+        "/v1/snapshots/collect": SnapshotQuery,
+        "/v1/snapshots/vouch": Voucher,
+        "/v1/snapshots/wanted": WantedRequest,
+    },
+    "kts": {
+        "/v1/deposits": Deposit,
+        "/v1/orders": ReleaseOrder,
+        "/v1/transforms": TransformRequest,
+        "/v1/statements": Statement,
+        "/v1/heads": SnapshotQuery,
+        "/v1/records": Records,
+    },
+}
+
+
+@pytest.mark.parametrize("server", sorted(ROUTES))
+def test_strangers_cannot_tell_names_in_the_roster_from_others(serve_http, server):
+    deployment = serve_http("plain")
+    url = deployment.url if server == "dsp" else deployment.kts_url
+    service = {"dsp": deployment.dsp, "kts": deployment.kts}[server]
+    paths = {route.path for route in service.app.routes} - {"/readyz"}
+    assert paths == set(ROUTES[server])
+    key = SigningKey.generate()
+    for path, kind in ROUTES[server].items():
+        answers = set()
+        # Those that resemble names of the roster are what errors like to suggest.
+        for name in ("p0", "p9", "nobody", "dsp", "kts"):
+            message = seal(blank(kind, deployment.federation.task.cfg, name), key)
+            answer = httpx.post(url + path, content=message.encode())
+            refusal = refusal_of(answer)
+            assert refusal.error == "SignatureError"
+            answers.add((answer.status_code, refusal.message.replace(repr(name), "?")))
+        assert len(answers) == 1, (path, answers)
+
+
+def blank(kind: type[Header], cfg: bytes, sender: str) -> Header:
+    """Return a well-formed header of a kind that says nothing."""
+    blanks = {int: 0, bytes: bytes(32), str: "p1"}
+    types = get_type_hints(kind)
+    fields = {
+        field.name: blanks.get(types[field.name], ())
+        for field in msgspec.structs.fields(kind)
+        if field.required
+    }
+    return kind(**(fields | {"cfg": cfg, "sender": sender}))
 
 
 def test_a_recorded_fetch_is_worth_nothing(serve_http):

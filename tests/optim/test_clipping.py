@@ -101,6 +101,7 @@ def test_pushes_that_were_shortened_are_counted(session, network):
         change = optimizer.session.released() - before
         assert change.sum() / 2**16 == pytest.approx(moved, abs=1e-4)
         assert optimizer.progress.clipped == clipped
+        assert optimizer.progress.update_norm == pytest.approx(step, abs=1e-4)
 
 
 def test_a_larger_clip_than_the_tasks_is_refused_and_a_smaller_one_is_not(

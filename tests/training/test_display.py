@@ -121,7 +121,23 @@ def test_no_line_is_wider_than_the_terminal(make_display, width):
 
 def test_more_participants_than_lines_are_counted(make_display, text_of):
     display, _ = make_display([f"p{index}" for index in range(40)], height=20)
-    assert "and 31 more" in text_of(display)
+    assert "and 32 more" in text_of(display)
+
+
+def test_what_spoiled_releases_cost_is_shown_once_there_is_one(
+    make_display, text_of
+):
+    lost = "spoiled releases: 2, updates lost: 4"
+    display, buffer = make_display(terminal=False)
+    with display:
+        display.update({**PUSH, "rejected": 0, "spent": 0})
+        assert "spoiled" not in buffer.getvalue() + text_of(display)
+        for name, spent in (("p0", 3), ("p1", 1)):
+            record = {"event": "rejection", "participant": name}
+            display.update({**record, "rejected": 2, "spent": spent})
+        display.update(EVALUATION)
+    assert lost in text_of(display)
+    assert f" · {lost} · " in buffer.getvalue()
 
 
 def test_the_last_test_accuracy_is_shown(make_display, text_of):

@@ -94,6 +94,7 @@ def test_a_spoiled_release_is_counted_and_its_list_is_told(toy_recipe, digits, s
     assert sorted(record["participant"] for record in told) == names
     for record in told:
         assert (record["version"], record["rejected"]) == (1, 1)
+        assert record["spent"] == 1
         assert record["contributors"] == record["in_all_rejected"] == names
 
 

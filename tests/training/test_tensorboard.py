@@ -43,6 +43,7 @@ def push(step, seconds, loss=0.5):
         "global_step": step,
         "seconds": seconds,
         "loss": loss,
+        "update_norm": 1.5,
         "staleness": 0,
         "pending": 1,
         "bytes_up": 10,
@@ -54,7 +55,7 @@ def test_evaluations_and_losses_become_scalars(written):
     evaluation = {"event": "evaluation", "global_step": 9, "accuracy": 0.9, "loss": 1.0}
     tags = written([push(4, 0.1), evaluation])
     assert tags["test/accuracy"] == [9]
-    assert tags["loss/p0"] == [4]
+    assert tags["loss/p0"] == tags["update_norm/p0"] == [4]
 
 
 def test_a_participants_curve_has_few_points_per_second(written):

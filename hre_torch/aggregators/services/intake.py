@@ -19,8 +19,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from hre_torch.aggregators.services.guard import VERIFIED
-from hre_torch.crypto.signatures import SIGNATURE_BYTES
-from hre_torch.errors import HREError, MessageError, TaskError
+from hre_torch.crypto.signatures import SIGNATURE_BYTES, SigningKey
+from hre_torch.errors import HREError, MessageError, SignatureError
 from hre_torch.protocol.envelope import Envelope, Header, decode_head
 from hre_torch.protocol.framing import LENGTHS_BYTES, lengths_of
 
@@ -88,6 +88,7 @@ class Intake:
     ) -> None:
         self._cfg = cfg
         self._senders = senders
+        self._nobody = SigningKey.generate().public
         self._bodies = bodies
         self._reading: dict[str, list[asyncio.Timeout]] = {}
         self._left = asyncio.Event()
@@ -124,13 +125,7 @@ class Intake:
         """
         cfg = None if expected.any_task else self._cfg
         envelope = decode_head(head, expected.kind, cfg=cfg)
-        sender = envelope.header.sender
-        if sender not in self._senders:
-            raise TaskError(
-                f"{sender!r} is not in the roster of this task, or not asked here; "
-                "check the name and the URL"
-            )
-        envelope.verify(self._senders[sender])
+        self._verify(envelope)
         if sum(part.size for part in envelope.header.parts) > expected.max_body:
             raise MessageError(
                 f"the header announces more than the {expected.max_body} octets of "
@@ -139,6 +134,24 @@ class Intake:
         if expected.check is not None:
             expected.check(envelope)
         return envelope
+
+    def _verify(self, envelope: Envelope[Any]) -> None:
+        """Check a signature; strangers cannot tell a name in the roster from others.
+
+        Raises:
+            SignatureError: nobody who may send this has signed it.
+        """
+        sender = envelope.header.sender
+        known = self._senders.get(sender)
+        try:
+            envelope.verify(self._nobody if known is None else known)
+        except SignatureError:
+            known = None
+        if known is None:
+            raise SignatureError(
+                f"nobody who may send this has signed it as {sender!r}: check the "
+                "name, the key file, the roster and the URL"
+            )
 
     def enter(self, sender: str, patience: asyncio.Timeout | None) -> None:
         """Take note of a body that is being read; a sender's oldest may have to end."""
