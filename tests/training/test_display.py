@@ -124,9 +124,7 @@ def test_more_participants_than_lines_are_counted(make_display, text_of):
     assert "and 32 more" in text_of(display)
 
 
-def test_what_spoiled_releases_cost_is_shown_once_there_is_one(
-    make_display, text_of
-):
+def test_what_spoiled_releases_cost_is_shown_once_there_is_one(make_display, text_of):
     lost = "spoiled releases: 2, updates lost: 4"
     display, buffer = make_display(terminal=False)
     with display:
