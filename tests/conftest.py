@@ -35,14 +35,15 @@ settings.load_profile("hre_torch")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Share the whole default run among the cores, at most four of them.
+    """Share what the gate runs among the cores, at most four of them.
 
     A part of it stays in one process, where a debugger works and workers need not
     start; so do slow tests, some of which measure.
     """
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     cores = os.cpu_count() or 1
-    return min(cores, 4) if whole and config.option.markexpr == "not slow" else 0
+    shared = config.option.markexpr in ("not slow and not gate", "gate")
+    return min(cores, 4) if whole and shared else 0
 
 
 @pytest.fixture(scope="session")

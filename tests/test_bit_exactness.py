@@ -50,6 +50,9 @@ def assert_equal(recipe: str, suites: dict[str, int], changes: Sequence[str]) ->
 
 
 EVERY_PUSH = 10**9
+WITH_LANES = [
+    pytest.param(suite, 8, marks=pytest.mark.gate) for suite in ("paper", "gated")
+]
 
 
 @pytest.mark.parametrize("suite", ["paper", "gated", "hybrid"])
@@ -94,7 +97,7 @@ def test_more_than_two_hundred_releases_of_hybrid():
 
 @pytest.mark.data
 @pytest.mark.parametrize(
-    ("suite", "pushes"), [("paper", 8), ("phong", 5), ("gated", 8), ("hybrid", 20)]
+    ("suite", "pushes"), [*WITH_LANES, ("phong", 5), ("hybrid", 20)]
 )
 def test_the_first_pushes_of_the_mnist_recipe(data_root, suite, pushes):
     changes = [
@@ -120,9 +123,7 @@ def test_the_first_pushes_of_the_mnist_recipe_at_real_size(data_root, suite, pus
 
 
 @pytest.mark.parametrize("width", [2, pytest.param(32, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    ("suite", "pushes"), [("paper", 8), ("gated", 8), ("hybrid", 20)]
-)
+@pytest.mark.parametrize(("suite", "pushes"), [*WITH_LANES, ("hybrid", 20)])
 def test_the_first_pushes_of_the_cifar_recipe(tmp_path, suite, pushes, width):
     # Coloured noise in the place of pictures: bits are compared, not accuracy.
     noise = torch.Generator().manual_seed(0)

@@ -152,6 +152,7 @@ def test_a_roster_that_was_altered_is_an_alarm(hre, tmp_path):
     assert result.stderr.startswith("ALARM: ")
 
 
+@pytest.mark.gate
 def test_an_ascii_terminal_of_sixty_columns_shows_a_run(toy_recipe, tmp_path):
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),

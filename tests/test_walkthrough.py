@@ -104,6 +104,7 @@ def federation(tmp_path):
     return shells
 
 
+@pytest.mark.gate
 @pytest.mark.servers
 def test_three_shells_train_together_as_the_readme_says(federation):
     _, kts, dsp, participants, check = blocks("sh")

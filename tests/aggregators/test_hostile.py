@@ -136,7 +136,12 @@ def check_answers(seen: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "connections", [200, pytest.param(1000, marks=pytest.mark.slow)]
+    "connections",
+    [
+        60,
+        pytest.param(200, marks=pytest.mark.gate),
+        pytest.param(1000, marks=pytest.mark.slow),
+    ],
 )
 def test_hostile_connections_get_typed_errors_and_no_memory(
     make_site, attackers_core, connections

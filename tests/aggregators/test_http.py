@@ -103,6 +103,7 @@ def run_on_bad_network(serve_http, pushes, **network):
         check_exactly_once(deployment, sums, pushes)
 
 
+@pytest.mark.gate
 @pytest.mark.servers
 def test_two_hundred_uploads_arrive_exactly_once_over_a_bad_network(serve_http):
     run_on_bad_network(serve_http, pushes=50, delay=0.02)

@@ -20,6 +20,7 @@ def toy_may_be_served(monkeypatch):
     monkeypatch.setattr(running, "check_exposure", lambda parameters, host: None)
 
 
+@pytest.mark.gate
 def test_the_program_writes_a_page_and_a_document(tmp_path, capsys):
     files = {"--json": tmp_path / "load.json", "--markdown": tmp_path / "load.md"}
     arguments = [str(word) for pair in files.items() for word in pair]

@@ -34,6 +34,7 @@ def jobs(*arguments):
     return plan(parse(arguments))
 
 
+@pytest.mark.gate
 def test_one_command_writes_records_tables_and_plots(tmp_path):
     command = [sys.executable, str(RUN), "--suites", "hybrid,plain", "--peers", "phe"]
     command += ["--values", str(VALUES), "--profile", "toy-insecure", "--rounds", "1"]

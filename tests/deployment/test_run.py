@@ -91,6 +91,7 @@ hre_torch.join(torch.nn.Linear(2, 1))
     assert "participant 0 ended with status 1" in output
 
 
+@pytest.mark.gate
 def test_numbers_that_do_not_fit_are_told_and_all_end(tmp_path):
     options = ["-n", "2", "--suite", "hybrid"]
     status, output = outcome(launch(tmp_path, SCRIPT, "1", options=options))

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
+@pytest.mark.gate
 def test_two_processes_push_once_and_stay_alike(tmp_path):
     run = subprocess.run(
         [sys.executable, "-W", "ignore", str(SCRIPT), str(tmp_path), "released"],
