@@ -23,7 +23,7 @@ collect_ignore = ["vectors"]
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shell's background jobs ignore interrupts, and so would all that tests start in them.
+# Background jobs of a shell ignore interrupts, and so would all that tests start there.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

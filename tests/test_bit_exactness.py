@@ -122,9 +122,20 @@ def test_the_first_pushes_of_the_mnist_recipe_at_real_size(data_root, suite, pus
     assert_equal("mnist_mlp.yaml", {suite: pushes}, changes)
 
 
-@pytest.mark.parametrize("width", [2, pytest.param(32, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("suite", "pushes"), [*WITH_LANES, ("hybrid", 20)])
-def test_the_first_pushes_of_the_cifar_recipe(tmp_path, suite, pushes, width):
+def test_the_first_pushes_of_the_cifar_recipe(tmp_path, suite, pushes):
+    compare_on_pictures(tmp_path, suite, pushes, width=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("suite", "pushes"), [("paper", 8), ("gated", 8), ("hybrid", 20)]
+)
+def test_the_first_pushes_of_the_cifar_recipe_at_real_size(tmp_path, suite, pushes):
+    compare_on_pictures(tmp_path, suite, pushes, width=32)
+
+
+def compare_on_pictures(tmp_path: Path, suite: str, pushes: int, width: int) -> None:
     # Coloured noise in the place of pictures: bits are compared, not accuracy.
     noise = torch.Generator().manual_seed(0)
     for part, count in (("train", 40), ("test", 4)):
