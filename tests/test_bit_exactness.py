@@ -57,7 +57,7 @@ WITH_LANES = [
 
 @pytest.mark.parametrize("suite", ["paper", "gated", "hybrid"])
 def test_the_whole_digits_recipe(suite):
-    assert_equal("digits_mlp.yaml", {suite: EVERY_PUSH}, ["train.epochs=2"])
+    assert_equal("digits_mlp.yaml", {suite: EVERY_PUSH}, ["train.epochs=1"])
 
 
 def test_the_whole_digits_recipe_under_a_shared_key():

@@ -190,6 +190,7 @@ def test_data_that_is_missing_names_the_files(hre, toy_recipe, monkeypatch, tmp_
     assert "here/MNIST/raw/train-images-idx3-ubyte" in result.stderr
 
 
+@pytest.mark.gate
 def test_an_interrupted_run_says_how_to_go_on_and_does(hre, toy_recipe, tmp_path):
     recipe = toy_recipe("suite=plain", "train.epochs=3000")
     out = tmp_path / "a run"

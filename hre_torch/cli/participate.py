@@ -48,6 +48,12 @@ def participate(
             min=0, help="Seconds without an answer till it is an error; else wait."
         ),
     ] = None,
+    wait: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Seconds at the end, at most, for others to release the rest."
+        ),
+    ] = 60.0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write JSON lines, one an epoch.")
     ] = False,
@@ -97,6 +103,7 @@ def participate(
             own_data=own_data,
             memory=memory,
             watch=show,
+            wait=wait,
         )
         end = {
             "participant": session.name,

@@ -35,11 +35,19 @@ def run(
     ] = None,
     combine: Annotated[str | None, typer.Option(help="sum, mean or weighted.")] = None,
     push_every: Annotated[
-        int, typer.Option(min=1, help="Local steps from push to push.")
-    ] = _STEPS,
+        str,
+        typer.Option(
+            metavar="STEPS|auto",
+            help="Local steps from push to push; auto: exchanges take 20 % of the time "
+            "at most.",
+        ),
+    ] = str(_STEPS),
     pull_every: Annotated[
-        int, typer.Option(min=1, help="Local steps from pull to pull.")
-    ] = _STEPS,
+        int | None,
+        typer.Option(
+            min=1, help=f"Local steps from pull to pull; {_STEPS}, none beside auto."
+        ),
+    ] = None,
     timeout: Annotated[
         float, typer.Option(min=0, help="Seconds to wait for participant 0's model.")
     ] = 60.0,
@@ -57,7 +65,7 @@ def run(
         min_contributions=min_contributions,
         combine=combine,
     )
-    defaults = {"push_every": push_every, "pull_every": pull_every}
+    defaults = _intervals(push_every, pull_every)
     # A terminal's hang-up, and kill, end everything as Ctrl-C does.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
@@ -77,6 +85,17 @@ def run(
         )
         worst = launcher.run()
     raise typer.Exit(worst)
+
+
+def _intervals(push_every: str, pull_every: int | None) -> dict[str, Any]:
+    if push_every == "auto" and pull_every is None:
+        return {"push_every": push_every}
+    if push_every.isdecimal() and int(push_every) >= 1:
+        return {"push_every": int(push_every), "pull_every": pull_every or _STEPS}
+    raise typer.BadParameter(
+        "give a whole number of steps, at least 1; or auto, and no --pull-every.",
+        param_hint="--push-every",
+    )
 
 
 def _given(**options: Any) -> dict[str, Any]:

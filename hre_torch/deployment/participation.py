@@ -124,6 +124,7 @@ def train_participant(
     parts: int = 1,
     memory: Memory | None = None,
     watch: Report | None = None,
+    wait: float = 0.0,
 ) -> Participation:
     """Train one participant's share of a recipe to its end, or one part of it.
 
@@ -138,8 +139,9 @@ def train_participant(
             what the quantiser left over start anew with every part.
         memory: where to remember how far it has come, and to go on from. To be
             forgotten once what comes of the last part is where it belongs.
-        watch: told where it stands at the beginning and after every step, as a record
-            that `TrainingDisplay` takes, with the number of `steps`.
+        watch: told where it stands at the beginning, after every step and at the end,
+            as a record that `TrainingDisplay` takes, with the number of `steps`.
+        wait: seconds that the last part waits at most until what it pushed is released.
 
     Raises:
         AggregatorError: the DSP could not be reached for too long.
@@ -192,8 +194,13 @@ def train_participant(
         if (number + 1) % len(batches) == 0 or number + 1 == end:
             seconds = time.perf_counter() - started
             report(_epoch_record(learner, (number + 1) / len(batches), seconds))
-    learner.flush()
-    learner.catch_up()
+    if part + 1 == parts:
+        learner.finish(wait)
+    else:
+        learner.flush()
+        learner.catch_up()
+    if watch is not None:
+        watch(_step_record(learner, max(first, end), end, timer))
     if memory is not None:
         memory.keep(remembered(max(first, end)))
     model = released_model(learner.model, session, recipe.buffers)

@@ -163,6 +163,7 @@ class _Federated(TrainerCallback):
             "hre/staleness": session.staleness,
             "hre/held_back": progress.held_back,
             "hre/saturated": progress.saturated,
+            "hre/push_every": self._optimizer.push_every,
             "hre/update_norm": progress.update_norm,
             "hre/skipped_steps": progress.skipped_steps,
             "hre/bytes_up": session.statistics.bytes_up,

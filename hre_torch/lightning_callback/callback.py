@@ -15,7 +15,7 @@ import lightning.pytorch as pl
 from torch.optim import Optimizer
 
 from hre_torch.encoding.fixed_point import Rounding
-from hre_torch.errors import BackPressure, HREWarning, NonFiniteError, UnsupportedError
+from hre_torch.errors import HREWarning, NonFiniteError, UnsupportedError
 from hre_torch.lightning_callback.checkpoints import (
     position,
     require_fitting,
@@ -29,6 +29,7 @@ from hre_torch.lightning_callback.scalars import Scalars
 from hre_torch.lightning_callback.schedulers import let_schedulers_follow
 from hre_torch.lightning_callback.watch import Watch
 from hre_torch.optim import Buffers, GaussianNoise, HREOptimizer, StalenessWeight
+from hre_torch.optim.pacing import Every
 from hre_torch.optim.replicas import Follower
 from hre_torch.protocol.session import Session
 
@@ -52,12 +53,13 @@ class HRECallback(pl.Callback):
         session: what `Federation.join` or `connect` returned; or a function that is
             given the module and returns such a session. It is called on rank zero, when
             the fit begins.
-        push_every: optimizer steps from push to push, >= 1.
-        pull_every: optimizer steps from pull to pull, >= 1.
+        push_every, pull_every, exchange_share: see `HREOptimizer`; counted in optimizer
+            steps.
         clip: L2 bound of an update's parameters, at most the task's, which holds if it
             is left out.
         error_feedback: keep what quantisation left over; if not, it is dropped.
-        buffers: `"mean"` averages the module's floating-point buffers, `"local"` not.
+        buffers: `"mean"` averages the module's floating-point buffers, `"local"` not;
+            what the task says if it is left out.
         rounding: rule of the quantiser; to the nearest if left out.
         staleness_weight: weight of an update of a given staleness, in (0, 1].
         noise: differential privacy of this participant; none if left out.
@@ -65,6 +67,8 @@ class HRECallback(pl.Callback):
         outside_changes: see `HREOptimizer`.
         validate_on: the weights that validation during the fit sees: `"local"`, those
             that are trained, or `"released"`, those that everybody has.
+        timeout: seconds to wait for others at the end of a fit, as for
+            `HREOptimizer.finish`.
 
     Attributes:
         optimizer: the `HREOptimizer` that steps, from the start of the fit on; None on
@@ -78,26 +82,29 @@ class HRECallback(pl.Callback):
         self,
         session: Callable[[pl.LightningModule], Session] | Session,
         *,
-        push_every: int = 1,
-        pull_every: int = 1,
+        push_every: Every | None = None,
+        pull_every: int | None = None,
+        exchange_share: float = 0.2,
         clip: float | None = None,
         error_feedback: bool = True,
-        buffers: Buffers = "local",
+        buffers: Buffers | None = None,
         rounding: Rounding | None = None,
         staleness_weight: StalenessWeight | None = None,
         noise: GaussianNoise | None = None,
         samples: int | None = None,
         outside_changes: Literal["refuse", "push"] = "refuse",
         validate_on: Literal["local", "released"] = "local",
+        timeout: float = 60.0,
     ) -> None:
         refuse_callback(validate_on, buffers)
         self._given = session
         self._session = session if isinstance(session, Session) else None
         self.optimizer: HREOptimizer | None = None
-        self._buffers = buffers
+        self._timeout = timeout
         self._settings: dict[str, Any] = {
             "push_every": push_every,
             "pull_every": pull_every,
+            "exchange_share": exchange_share,
             "clip": clip,
             "error_feedback": error_feedback,
             "buffers": buffers,
@@ -255,20 +262,16 @@ class HRECallback(pl.Callback):
             self._session = self._given(module)
         if self._checkpoint is not None:
             found = self._checkpoint["callbacks"].get(self.state_key)
-            require_fitting(found, self.session, module, self._buffers)
+            require_fitting(found, self.session, module)
             self._checkpoint = None
         return HREOptimizer(inner, self.session, module=module, **self._settings)
 
     def _finish(self, optimizer: HREOptimizer | Follower) -> None:
         try:
-            # The first pull may make room for the push.
-            optimizer.pull()
-            optimizer.flush()
-            optimizer.pull()
-        except (BackPressure, NonFiniteError) as error:
+            optimizer.finish(self._timeout)
+        except NonFiniteError as error:
             warnings.warn(
-                f"The last local steps were not pushed: {error} Call "
-                "callback.optimizer.flush() once other participants have pushed.",
+                f"The last local steps were not pushed: {error}",
                 HREWarning,
                 stacklevel=2,
             )

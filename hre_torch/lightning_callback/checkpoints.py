@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 import numpy as np
 
 from hre_torch.errors import UnsupportedError
-from hre_torch.optim import Buffers, FlatView
+from hre_torch.optim import FlatView
 from hre_torch.protocol.session import Session
 
 __all__ = ["position", "require_fitting"]
@@ -28,7 +28,6 @@ def require_fitting(
     found: dict[str, Any] | None,
     session: Session,
     module: pl.LightningModule,
-    buffers: Buffers,
 ) -> None:
     """Refuse a checkpoint of another task.
 
@@ -37,14 +36,13 @@ def require_fitting(
             the callback.
         session: the session that goes on.
         module: holds the weights of the checkpoint already.
-        buffers: as for `HREOptimizer`.
 
     Raises:
         UnsupportedError: the checkpoint is of another task, and its weights are not
             those of the session.
     """
     same = found is not None and found["task"] == session.task.cfg.hex()
-    if not same and not _agree(session, module, buffers):
+    if not same and not _agree(session, module):
         raise UnsupportedError(
             "ckpt_path is a checkpoint of another task, and its weights are not those "
             "of this session, which would replace them. Go on with the saved "
@@ -53,10 +51,11 @@ def require_fitting(
         )
 
 
-def _agree(session: Session, module: pl.LightningModule, buffers: Buffers) -> bool:
+def _agree(session: Session, module: pl.LightningModule) -> bool:
     """Whether a module's weights are those of a session, up to the task's rounding."""
     weights = session.fixed_point.to_float(session.weights())
-    here = FlatView.of(module, buffers).read()
+    averaged = session.task.config.n_buffers > 0
+    here = FlatView.of(module, "mean" if averaged else "local").read()
     if here.shape != weights.shape:
         return False
     close = np.abs(here - weights) <= 1.0 / session.fixed_point.scale

@@ -36,7 +36,7 @@ _CALLBACKS_THAT_MOVE_PARAMETERS: Final = frozenset(
 )
 
 
-def refuse_callback(validate_on: str, buffers: Buffers) -> None:
+def refuse_callback(validate_on: str, buffers: Buffers | None) -> None:
     """Refuse settings of the callback that do not exist.
 
     Raises:
@@ -44,7 +44,7 @@ def refuse_callback(validate_on: str, buffers: Buffers) -> None:
     """
     for name, value, allowed in (
         ("validate_on", validate_on, ("local", "released")),
-        ("buffers", buffers, ("local", "mean")),
+        ("buffers", buffers, ("local", "mean", None)),
     ):
         if value not in allowed:
             raise UnsupportedError(

@@ -56,6 +56,7 @@ class Scalars:
             "hre/staleness": session.staleness,
             "hre/held_back": optimizer.progress.held_back,
             "hre/saturated": optimizer.progress.saturated,
+            "hre/push_every": optimizer.push_every,
             "hre/update_norm": optimizer.progress.update_norm,
             "hre/skipped_steps": optimizer.progress.skipped_steps,
             "hre/bytes_up": statistics.bytes_up,

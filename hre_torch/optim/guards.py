@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from hre_torch.errors import LayoutError, UnstableTrainingWarning
 from hre_torch.optim.flatten import FlatView, trainable_parameters
+from hre_torch.optim.pacing import AUTO, Every
 from hre_torch.protocol.task import Task, TaskConfig
 
 __all__ = [
@@ -65,7 +66,7 @@ def guarded(
     return evaluate
 
 
-def warn_if_unstable(task: Task, inner: Optimizer, push_every: int) -> None:
+def warn_if_unstable(task: Task, inner: Optimizer, push_every: Every) -> None:
     """Warn of settings that are known to diverge or to learn badly.
 
     While one participant makes an update, so does everybody. A sum of P updates is P
@@ -85,7 +86,7 @@ def warn_if_unstable(task: Task, inner: Optimizer, push_every: int) -> None:
     )
     reasons = [
         *(["an optimizer with momentum"] if momentum else []),
-        *([f"push_every={push_every}"] if push_every > 1 else []),
+        *([f"push_every={push_every!r}"] if push_every != 1 else []),
     ]
     if not reasons:
         return
@@ -104,19 +105,20 @@ def warn_if_unstable(task: Task, inner: Optimizer, push_every: int) -> None:
     )
 
 
-def _warn_of_buffers(config: TaskConfig, participants: int, push_every: int) -> None:
+def _warn_of_buffers(config: TaskConfig, participants: int, push_every: Every) -> None:
     """Warn where running averages of BatchNorm overshoot what they follow.
 
     k steps move one by 1 - (1 - m)^k of the way to its batches' figures, with torch's
     default m = 0.1. All P participants do so, in up to P / t releases, each of which
     moves the common one by the mean of its uploads.
     """
-    way = participants / config.min_contributions * (1 - 0.9**push_every)
+    steps = math.inf if push_every == AUTO else push_every
+    way = participants / config.min_contributions * (1 - 0.9**steps)
     if not config.n_buffers or config.combine == "weighted" or way <= 1:
         return
     warnings.warn(
         f"with min_contributions={config.min_contributions} of {participants} "
-        f"participants and push_every={push_every}, averaged buffers move {way:.3g} "
+        f"participants and push_every={push_every!r}, averaged buffers move {way:.3g} "
         "times the way to what they follow, and running variances may become "
         "negative; raise min_contributions, push more often, or keep buffers='local'.",
         UnstableTrainingWarning,

@@ -47,6 +47,7 @@ from hre_torch.optim.guards import (
     warn_if_unstable,
 )
 from hre_torch.optim.inner import InnerStep
+from hre_torch.optim.pacing import Every, Pacing
 from hre_torch.optim.privacy import GaussianNoise
 from hre_torch.optim.progress import Finish, Progress
 from hre_torch.optim.replicas import (
@@ -56,7 +57,12 @@ from hre_torch.optim.replicas import (
     kept_alike,
     refuse_sharded,
 )
-from hre_torch.optim.settings import check_choice, check_kinds, check_numbers
+from hre_torch.optim.settings import (
+    check_choice,
+    check_kinds,
+    check_numbers,
+    intervals,
+)
 from hre_torch.optim.staleness import Constant, StalenessWeight
 from hre_torch.protocol.participant import Opened
 from hre_torch.protocol.session import Session
@@ -133,7 +139,10 @@ class HREOptimizer(Optimizer):
         module: the model. Needed for `buffers="mean"`, and whenever the parameter
             groups do not list all trainable parameters in the order of the model.
         push_every, pull_every: local steps from one to the next, >= 1; 1 if left out,
-            or what `hre-torch run` was told.
+            or what `hre-torch run` was told. `push_every="auto"` stands for both: so
+            often that exchanges take at most `exchange_share` of the time, as this
+            training's own clock has it; see `Pacing`.
+        exchange_share: in (0, 1).
         clip: L2 bound of an update's parameters, at most the task's, which holds if it
             is left out. Longer updates are shortened to it, also in this model.
         error_feedback: keep what quantisation left over; if not, it is dropped.
@@ -175,8 +184,9 @@ class HREOptimizer(Optimizer):
         session: Session | None,
         *,
         module: nn.Module | None = None,
-        push_every: int | None = None,
+        push_every: Every | None = None,
         pull_every: int | None = None,
+        exchange_share: float = 0.2,
         clip: float | None = None,
         error_feedback: bool = True,
         buffers: Buffers | None = None,
@@ -207,11 +217,9 @@ class HREOptimizer(Optimizer):
                 staleness_weight=staleness_weight,
                 noise=noise,
             )
-            defaults = {"push_every": 1, "pull_every": 1} | dict(session.defaults)
-            push_every = defaults["push_every"] if push_every is None else push_every
-            pull_every = defaults["pull_every"] if pull_every is None else pull_every
+            every = intervals(push_every, pull_every, session.defaults)
             bound = session.task.config.clip
-            check_numbers(push_every, pull_every, clip, bound)
+            check_numbers(exchange_share, clip, bound)
             check_choice("outside_changes", outside_changes, ("refuse", "push"))
             super().__init__(inner.param_groups, inner.defaults)
             self.inner = inner
@@ -220,7 +228,7 @@ class HREOptimizer(Optimizer):
             self._inner_step = InnerStep(inner, self._replicas.all_finite)
             self._share_containers()
             self._module, self._buffers = module, buffers
-            self._push_every, self._pull_every = push_every, pull_every
+            self._pacing = Pacing(*every, exchange_share)
             self._exchange_with = functools.partial(
                 Exchange,
                 session,
@@ -239,7 +247,12 @@ class HREOptimizer(Optimizer):
             _STARTED.add(self)
             self._attach_if_complete()
             self._require_all_where_several()
-            warn_if_unstable(session.task, inner, push_every)
+            warn_if_unstable(session.task, inner, every[0])
+
+    @property
+    def push_every(self) -> int:
+        """Local steps from one push to the next, at present."""
+        return self._pacing.push_every
 
     @property
     def stepping(self) -> bool:
@@ -300,11 +313,14 @@ class HREOptimizer(Optimizer):
             if not self._inner_step.made:
                 return loss
             self._count_step(exchange)
+            self._pacing.begin()
             try:
                 self._push_if_due()
-                self._pull_if_due()
+                pulled = self._pull_if_due()
             except NonFiniteError as error:
                 self.progress.skip(str(error))
+            else:
+                self._pacing.end(exchanged=pulled)
         return loss
 
     def _count_step(self, exchange: Exchange) -> None:
@@ -313,15 +329,17 @@ class HREOptimizer(Optimizer):
         exchange.model.steps = self.progress.since_push
 
     def _push_if_due(self) -> None:
-        if self.progress.since_push >= self._push_every:
+        if self.progress.since_push >= self._pacing.push_every:
             try:
                 self.push()
             except BackPressure:
                 self.progress.hold_back(self.session)
 
-    def _pull_if_due(self) -> None:
-        if self.progress.since_pull >= self._pull_every:
+    def _pull_if_due(self) -> bool:
+        due = self.progress.since_pull >= self._pacing.pull_every
+        if due:
             self.pull()
+        return due
 
     @_led
     def push(self) -> int:
@@ -509,7 +527,11 @@ class HREOptimizer(Optimizer):
         state: dict[str, Any] = dict(self.inner.state_dict())
         if self._exchange is not None:
             progress = dataclasses.asdict(self.progress)
-            state[STATE_KEY] = {"progress": progress, **self._exchange.state_dict()}
+            state[STATE_KEY] = {
+                "progress": progress,
+                "pacing": self._pacing.state_dict(),
+                **self._exchange.state_dict(),
+            }
         for after in self._optimizer_state_dict_post_hooks.values():
             state = after(self, state) or state
         if self.session.keep is not None:
@@ -540,6 +562,7 @@ class HREOptimizer(Optimizer):
         if ours is not None:
             self._require().load_state_dict(ours)
             self.progress = Progress(**ours["progress"])
+            self._pacing.load_state_dict(ours["pacing"])
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 

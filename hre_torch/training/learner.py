@@ -127,6 +127,14 @@ class Learner:
         """Learn everything that was released, and wait for it if need be."""
         self.optimizer.catch_up()
 
+    def finish(self, timeout: float) -> None:
+        """Push the rest, and wait until it is released, `timeout` seconds at most."""
+        try:
+            self.optimizer.finish(timeout)
+        except NonFiniteError:
+            # The parameters were put back to the last finite model.
+            self.optimizer.finish(timeout)
+
     def pull(self) -> None:
         """Learn what was released, so that the released weights are the newest."""
         try:

@@ -138,7 +138,6 @@ def check_answers(seen: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     "connections",
     [
-        60,
         pytest.param(200, marks=pytest.mark.gate),
         pytest.param(1000, marks=pytest.mark.slow),
     ],

@@ -671,6 +671,7 @@ def test_what_comes_while_a_release_is_signed_is_released_without_another_upload
     assert sessions[0].version == 2
 
 
+@pytest.mark.gate
 @pytest.mark.servers
 def test_servers_are_processes_without_torch_that_end_gracefully_and_go_on(make_site):
     site = make_site("hybrid")

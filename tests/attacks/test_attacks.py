@@ -55,8 +55,8 @@ def surprises(attack, target, *, seeds, profile=TOY):
 
 
 @pytest.mark.parametrize(("attack", "target"), PLAYED)
-def test_an_attack_does_what_it_should_with_two_seeds(attack, target):
-    assert surprises(attack, target, seeds=range(2)) == []
+def test_an_attack_does_what_it_should(attack, target):
+    assert surprises(attack, target, seeds=[0]) == []
 
 
 @pytest.mark.slow
@@ -82,7 +82,7 @@ def keys_made_once(monkeypatch):
 @pytest.mark.usefixtures("keys_made_once")
 @pytest.mark.parametrize(("attack", "target"), AT_REAL_SIZE)
 def test_an_attack_does_what_it_should_at_2048_bits(attack, target):
-    assert surprises(attack, target, seeds=[0], profile=REAL) == []
+    assert surprises(attack, target, seeds=[1], profile=REAL) == []
 
 
 def test_the_catalogue_has_all_attacks_in_order():

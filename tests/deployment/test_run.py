@@ -44,7 +44,7 @@ for epoch in range(int(sys.argv[1])):
         if "crash" in sys.argv and os.environ["HRE_TORCH_PARTICIPANT"] == "2":
             sys.exit(3)
 optimizer.finish(timeout=5)
-print("every", optimizer._push_every, "version", optimizer.session.version)
+print("every", optimizer.push_every, "version", optimizer.session.version)
 """
 
 
@@ -63,6 +63,7 @@ def outcome(process):
     return process.returncode, output
 
 
+@pytest.mark.gate
 def test_a_script_federates_and_a_crash_of_one_stops_nobody(tmp_path):
     options = ["-n", "3", "--suite", "plain", "--push-every", "2"]
     options += ["--min-contributions", "2"]

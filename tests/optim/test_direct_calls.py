@@ -58,7 +58,7 @@ def test_a_pull_of_the_session_moves_the_model_and_keeps_its_local_steps(
     federation, way
 ):
     (one, model), (other, its) = joined(federation, 2, min_contributions=1)
-    one._push_every = 10
+    one._pacing.push_every = 10
     move(one, model, 0.25)
     move(other, its, 0.125)
     getattr(one.session, way)()
@@ -166,7 +166,7 @@ def test_a_model_that_is_not_finite_is_put_back_before_anything_is_fetched(feder
 
 def test_an_older_state_is_refused_by_a_session_that_has_pushed_since(federation):
     ((optimizer, model),) = joined(federation)
-    optimizer._push_every = 10
+    optimizer._pacing.push_every = 10
     move(optimizer, model, 0.25)
     state = optimizer.state_dict()
     optimizer.push()
@@ -179,7 +179,7 @@ def test_an_older_state_is_refused_by_a_session_that_has_pushed_since(federation
 
 def test_a_state_of_another_task_brings_no_steps_that_were_not_pushed(federation):
     ((optimizer, model),) = joined(federation)
-    optimizer._push_every = 10
+    optimizer._pacing.push_every = 10
     move(optimizer, model, 0.25)
     made = federation(model, combine="sum")
     again = scalar()
