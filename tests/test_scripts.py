@@ -2,7 +2,7 @@
 
 Each is run as it is, and with those lines as the only participant of a federation: then
 loss and accuracy differ by what rounding to 2^-16 does, and no more. MNIST's script is
-run by four participants, too (slow).
+run by four participants, too (slow), and one by two processes of one participant.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Script:
         needs: a package that not everybody has.
         loss: tolerance of the last loss, relative.
         accuracy: of the last accuracy.
-        slow: whether it takes long, if only for what it imports.
+        dear: whether it takes ten seconds, if only for what it imports.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Script:
     needs: str = "torch"
     loss: float = 0.02
     accuracy: float = 0.01
-    slow: bool = False
+    dear: bool = False
 
     @property
     def written(self) -> Path:
@@ -84,7 +84,7 @@ MNIST = Script(
     # Twelve steps at a learning rate of 1 make much of small differences.
     loss=0.1,
     accuracy=0.05,
-    slow=True,
+    dear=True,
 )
 IMAGENET = Script(
     "imagenet_resume.py",
@@ -112,7 +112,7 @@ TRAINER = Script(
     ),
     end="pass",
     needs="transformers",
-    slow=True,
+    dear=True,
 )
 LIGHTNING = Script(
     "lightning_cli.py",
@@ -120,7 +120,7 @@ LIGHTNING = Script(
     end="pass",
     arguments=("fit",),
     needs="jsonargparse",
-    slow=True,
+    dear=True,
 )
 GAN = Script(
     "gan.py",
@@ -155,13 +155,13 @@ PLAIN_LOOPS = [
         "timm_layer_decay.py",
         (before("    scheduler = CosineLRScheduler(", WRAP),),
         needs="timm",
-        slow=True,
+        dear=True,
     ),
     Script(
         "peft_lora.py",
         (before("    steps = len(train_loader)", WRAP),),
         needs="peft",
-        slow=True,
+        dear=True,
     ),
     Script(
         "accelerate_loop.py",
@@ -175,6 +175,22 @@ PLAIN_LOOPS = [
         end="federated.finish()",
     ),
 ]
+DDP = Script(
+    "ddp_main.py",
+    (
+        before(
+            "    scheduler = torch",
+            "session = None\n",
+            "if rank == 0:\n",
+            "    federation = hre_torch.Federation.local(\n",
+            "        model, participants=1, suite='plain', profile='toy-insecure')\n",
+            "    session = federation.join()\n",
+            "optimizer = HREOptimizer(optimizer, session)\n",
+        ),
+        before("    dist.barrier()\n", "optimizer.finish()\n"),
+    ),
+    end="rank == 0 and print('version', session.version)",
+)
 ALL = [*PLAIN_LOOPS, TRAINER, LIGHTNING, GAN, IMAGENET]
 
 pytestmark = [
@@ -197,7 +213,7 @@ def each(scripts):
                         find_spec(script.needs) is None,
                         reason=f"{script.needs} is not installed",
                     ),
-                    *([pytest.mark.slow] if script.slow else []),
+                    *([pytest.mark.gate] if script.dear else []),
                 ],
             )
             for script in scripts
@@ -260,6 +276,26 @@ def test_the_imagenet_example_resumes_where_it_stopped(run, tmp_path):
     run(federated, stopped, "--epochs", "2")
     checkpoint = f"{stopped}/checkpoint.pth.tar"
     assert run(federated, stopped, "--resume", checkpoint) == through
+
+
+@pytest.mark.gate
+def test_two_processes_of_one_participant_learn_what_they_learn_alone(tmp_path):
+    def run(path: Path) -> str:
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        return subprocess.run(
+            [*start, "--nproc-per-node", "2", str(path)],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    plain, federated = run(DDP.written), run(DDP.changed(tmp_path))
+    loss, accuracy = figures(plain)
+    assert figures(federated)[0] == pytest.approx(loss, rel=0.02)
+    assert figures(federated)[1] == pytest.approx(accuracy, abs=0.01)
+    assert accuracy > 0.85
+    steps = 4 * 25  # Half of 1,500 digits in batches of 30, four times.
+    assert f"version {steps}\n" in federated
 
 
 @pytest.mark.slow
