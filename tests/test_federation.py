@@ -174,6 +174,12 @@ def test_first_weights_that_round_to_zero_are_told_with_the_bits_that_keep_them(
     local(Scaled(scale), **{name: int(value) for name, value in bits.items()})
 
 
+def test_where_no_value_bits_keep_the_range_of_an_update_the_range_is_told():
+    told = "value_bits=32, the most there is, lets an update move a value by 4096"
+    with pytest.warns(RoundingWarning, match=told):
+        local(Scaled(1e-6), value_bits=31, fraction_bits=16)
+
+
 def test_what_training_leaves_of_a_zero_is_no_matter():
     local(Scaled(1e-10))
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from torch import nn
 
 from hre_torch.crypto.modulus import Parameters
-from hre_torch.encoding.fixed_point import FixedPoint
+from hre_torch.encoding.fixed_point import MOST_VALUE_BITS, FixedPoint
 from hre_torch.errors import LayoutError, RoundingWarning, TaskError
 from hre_torch.optim.arrangement import frozen_digest, plain_names
 from hre_torch.optim.flatten import FlatView, Layout
@@ -174,12 +174,18 @@ def _warn_of_lost(
     smallest = float(np.abs(values[lost]).min())
     # Half of a unit rounds to zero, what is larger does not.
     needed = math.floor(-math.log2(smallest))
-    bits = min(32, options.value_bits + needed - options.fraction_bits)
+    bits = options.value_bits + needed - options.fraction_bits
+    advice = f"value_bits={bits} the range of an update"
+    if bits > MOST_VALUE_BITS:
+        most = 2.0 ** (MOST_VALUE_BITS - 1 - needed)
+        advice = (
+            f"value_bits={MOST_VALUE_BITS}, the most there is, lets an update move a "
+            f"value by {most:g}"
+        )
     warnings.warn(
         f"{lost.sum()} weights that are not zero round to zero at fraction_bits="
         f"{options.fraction_bits}, most of those in {', '.join(worst[:_SHOWN])}; the "
-        f"smallest is {smallest:.3g}. fraction_bits={needed} keeps them, and "
-        f"value_bits={bits} the range of an update.",
+        f"smallest is {smallest:.3g}. fraction_bits={needed} keeps them, and {advice}.",
         RoundingWarning,
         stacklevel=4,
     )

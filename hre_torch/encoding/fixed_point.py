@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from hre_torch.errors import NonFiniteError, TaskError
 
 __all__ = [
+    "MOST_VALUE_BITS",
     "ROUNDINGS",
     "FixedPoint",
     "NearestRounding",
@@ -38,7 +39,7 @@ __all__ = [
 ROUNDINGS: Final = ("nearest", "stochastic")
 
 # Quantised values travel as int32.
-_MOST_VALUE_BITS: Final = 32
+MOST_VALUE_BITS: Final = 32
 # Parameters of ordinary size (around 1) have no finer bits than this in a float64.
 _MOST_FRACTION_BITS: Final = 52
 
@@ -141,10 +142,10 @@ class FixedPoint:
                 f"fraction_bits is {self.fraction_bits}, but must lie between 0 and "
                 f"{_MOST_FRACTION_BITS}; 16 suits most models."
             )
-        if not 2 <= self.value_bits <= _MOST_VALUE_BITS:
+        if not 2 <= self.value_bits <= MOST_VALUE_BITS:
             raise TaskError(
                 f"value_bits is {self.value_bits}, but must lie between 2 and "
-                f"{_MOST_VALUE_BITS}; 16 suits most models."
+                f"{MOST_VALUE_BITS}; 16 suits most models."
             )
 
     @property
