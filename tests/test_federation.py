@@ -191,6 +191,13 @@ def test_a_few_small_values_among_random_ones_are_no_matter():
     local(model)
 
 
+def test_a_class_token_of_tiny_noise_is_no_matter():
+    torch.manual_seed(0)
+    model = nn.Linear(40, 40)
+    model.cls_token = nn.Parameter(1e-6 * torch.randn(1, 1, 192))
+    local(model)
+
+
 def local(model, **bits):
     return Federation.local(
         model, participants=3, suite="plain", profile="toy-insecure", **bits

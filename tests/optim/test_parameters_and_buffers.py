@@ -58,7 +58,7 @@ def test_small_steps_of_a_bfloat16_model_reach_the_others(federation):
         model.weight = nn.Parameter(torch.ones(1, dtype=torch.bfloat16))
         return model
 
-    together = federation(make(), 2)
+    together = federation(make(), 2, min_contributions=1)
     models = [make(), make()]
     optimizers = [sgd(model, together.join()) for model in models]
     for _ in range(4):

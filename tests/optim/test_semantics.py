@@ -129,7 +129,7 @@ def test_push_every_and_pull_every_count_local_steps(session):
 
 
 def test_everybody_ends_on_the_same_weights(federation):
-    together = federation(scalars(0.0), 2)
+    together = federation(scalars(0.0), 2, min_contributions=1)
     models = [scalars(0.0), scalars(0.0)]
     optimizers = [sgd(model, together.join()) for model in models]
     move(optimizers[0], models[0], 0.25)
@@ -210,7 +210,7 @@ def test_an_update_within_the_bound_is_not_changed(session):
 
 def test_the_bound_of_the_task_holds_unless_another_is_given(federation):
     model = scalars(0.0)
-    together = federation(model, 2, clip=0.25)
+    together = federation(model, 2, min_contributions=1, clip=0.25)
     optimizer = sgd(model, together.join())
     move(optimizer, model, 0.5)
     assert model.weight.item() == 0.25
@@ -221,7 +221,7 @@ def test_the_bound_of_the_task_holds_unless_another_is_given(federation):
 
 
 def test_a_stale_update_is_weighted_down(federation):
-    together = federation(scalars(0.0), 2)
+    together = federation(scalars(0.0), 2, min_contributions=1)
     stale, fresh = scalars(0.0), scalars(0.0)
     behind = sgd(
         stale, together.join(), pull_every=100, staleness_weight=Polynomial(1.0)
@@ -290,7 +290,7 @@ def test_a_push_that_is_held_back_is_due_again_at_the_next_step(session):
 
 
 def test_a_stale_upload_is_pushed_again_after_a_pull(federation):
-    together = federation(scalars(0.0), 2, staleness_bound=1)
+    together = federation(scalars(0.0), 2, min_contributions=1, staleness_bound=1)
     behind_model, ahead_model = scalars(0.0), scalars(0.0)
     behind = sgd(behind_model, together.join(), pull_every=100)
     ahead = sgd(ahead_model, together.join())

@@ -35,8 +35,10 @@ def test_what_nobody_chose_follows_from_suite_and_participants():
     assert plain_config(FOUR, 5, max_per_identity=2).pending_limit == 50
     assert plain_config(FOUR, 5, max_per_identity=9).pending_limit == 64
     assert plain_config(FOUR, 5, staleness_bound=1).pending_limit == 1
-    assert (config.min_contributions, config.assumed_colluders) == (1, 0)
-    assert TaskOptions(suite="hybrid").contributions(8) == 4
+    assert (config.min_contributions, config.assumed_colluders) == (3, 1)
+    for suite in ("plain", "hybrid"):
+        assert TaskOptions(suite=suite).contributions(8) == 4
+    assert TaskOptions(suite="plain").contributions(2) == 2
     assert plain_config(FOUR, 5, min_contributions=4).assumed_colluders == 2
 
 

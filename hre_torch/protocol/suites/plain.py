@@ -5,6 +5,7 @@ Updates travel as plain integers; DSP and KTS keep their ledgers as in every sui
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -112,6 +113,13 @@ class PlainSuite(Suite):
     name = "plain"
     baseline = True
     protects = "nothing: every server and everybody on the wire reads every update"
+
+    def default_contributions(self, participants: int) -> int:
+        """Return that of the suites that need one, for the same training; P if fewer.
+
+        An average over one of four would move the model four times as far as theirs.
+        """
+        return min(participants, max(3, math.ceil(participants / 2)))
 
     def plan(self, parameters: Parameters, workload: Workload) -> Plan:
         """Predict 8 bytes per value each way."""
