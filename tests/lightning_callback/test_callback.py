@@ -11,10 +11,11 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from hre_torch.errors import AloneWarning, UnsupportedError
 from hre_torch.federation import Federation
 from hre_torch.lightning_callback import HRECallback
-from hre_torch.optim import HREOptimizer
+from hre_torch.optim import FlatView, HREOptimizer
 from tests.lightning_callback.modules import (
     REMARKS,
     Classifier,
+    Normalised,
     bits,
     lone,
     one_cycle,
@@ -140,6 +141,18 @@ def test_training_ends_well_although_the_rest_cannot_be_pushed(loader, tmp_path)
         trainer(tmp_path, callback).fit(module, loader)
     assert callback.session.pending == 2
     assert module.losses[-1] < module.losses[0]
+
+
+@pytest.mark.filterwarnings("ignore::hre_torch.errors.SaturationWarning")
+def test_buffers_are_averaged_where_the_task_says_so(loader, tmp_path):
+    module = Normalised()
+    session = lone(module, buffers="mean")
+    trainer(tmp_path, HRECallback(session)).fit(module, loader)
+    exchanged = FlatView.of(module, "mean").read()
+    assert exchanged.size == FlatView.of(module).read().size + 12
+    assert module.net[1].running_mean.abs().max() > 0.01
+    released = session.released() / 2**16
+    assert released == pytest.approx(exchanged, abs=2.0**-14)
 
 
 def test_two_participants_learn_from_each_other(loader, tmp_path):
