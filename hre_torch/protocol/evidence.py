@@ -15,7 +15,7 @@ well: to the others it cannot be told from one that cheats.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -29,7 +29,6 @@ from hre_torch.protocol.envelope import (
     decode,
     parse_header,
 )
-from hre_torch.protocol.journal import Journal
 from hre_torch.protocol.messages import Listed, Release, Upload
 from hre_torch.protocol.requests import Witness
 from hre_torch.protocol.roster import KEY_TRANSFORM, KeyCard
@@ -135,15 +134,17 @@ class EvidenceBox:
     """Contradictions that a server has come across; one for each that is accused.
 
     Args:
-        journal: told of each.
+        tell: called with each, encoded, when it is found.
         encoded: from an earlier server of the same task.
 
     Raises:
         MessageError: what was stored is no evidence.
     """
 
-    def __init__(self, journal: Journal, encoded: Iterable[bytes] = ()) -> None:
-        self._journal = journal
+    def __init__(
+        self, tell: Callable[[bytes], None], encoded: Iterable[bytes] = ()
+    ) -> None:
+        self._tell = tell
         self._kept = {each.accused: each for each in map(decode_evidence, encoded)}
 
     def all(self) -> tuple[Evidence, ...]:
@@ -169,7 +170,7 @@ class EvidenceBox:
         accused = heard.header.sender
         if accused not in self._kept:
             self._kept[accused] = Evidence.of(known, heard)
-            self._journal.witnessed(self._kept[accused].encode())
+            self._tell(self._kept[accused].encode())
         raise EquivocationError(
             f"{_charge(known)}; a retry must resend identical bytes. Both headers are "
             "kept as evidence"

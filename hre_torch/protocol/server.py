@@ -94,7 +94,9 @@ class Server(ABC, Generic[Cipher]):
             settled=self._ledger.settled()[0],
             keep=options.get("keep"),
         )
-        self._evidence = EvidenceBox(self._journal, state.evidence if state else ())
+        self._evidence = EvidenceBox(
+            self._journal.witnessed, state.evidence if state else ()
+        )
         # One participant alone never stops a server, however few a task assumes to lie.
         enough = max(task.config.assumed_colluders + 1, 2)
         self._horizon = Horizon(self._ledger, f"the {self._other.name}", enough)
