@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.loopback import Loopback, make_world, serving
 from hre_torch.errors import BackPressure, HREError, StaleUploadError
-from hre_torch.protocol.session import Session
+from hre_torch.participant.session import Session
 
 __all__ = ["Crowd", "measure_crowd"]
 

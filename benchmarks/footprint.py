@@ -35,14 +35,14 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.memory import peak_mib
-from hre_torch.crypto.signatures import SigningKey
+from hre_torch.app.models import build_model
+from hre_torch.crypto.keys.signatures import SigningKey
 from hre_torch.errors import AggregatorError
-from hre_torch.federation import Federation
-from hre_torch.models import build_model
 from hre_torch.optim import HREOptimizer
-from hre_torch.protocol.aggregator import Aggregator
+from hre_torch.optim.federation import Federation
+from hre_torch.participant.aggregator import Aggregator
+from hre_torch.participant.session import Session
 from hre_torch.protocol.roster import Secret
-from hre_torch.protocol.session import Session
 
 __all__ = ["main"]
 

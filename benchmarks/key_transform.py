@@ -8,12 +8,12 @@ from functools import partial
 from typing import TypeVar
 
 from benchmarks.meter import Meter
-from hre_torch.protocol.envelope import Envelope, Header, decode
-from hre_torch.protocol.key_transform import KeyTransformServer
 from hre_torch.protocol.messages import Deposit, ReleaseOrder, TransformRequest
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.task import Task
+from hre_torch.protocol.wire import Envelope, Header, decode
 from hre_torch.protocol.workers import Workers
+from hre_torch.servers.key_transform import KeyTransformServer
 
 __all__ = ["ReplayedKeyTransform"]
 

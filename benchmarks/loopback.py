@@ -19,19 +19,20 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 
-from hre_torch.aggregators.http import HTTPAggregator, RetryPolicy
-from hre_torch.aggregators.services.assembly import data_service, key_transform
-from hre_torch.aggregators.services.dsp import DataServiceService
-from hre_torch.aggregators.services.kts import KeyTransformService
-from hre_torch.aggregators.services.running import serve
-from hre_torch.crypto.modulus import load_profile
-from hre_torch.crypto.signatures import SigningKey
+from hre_torch.crypto.dcr.modulus import load_profile
+from hre_torch.crypto.keys.signatures import SigningKey
+from hre_torch.http_client import RetryPolicy
+from hre_torch.participant.http import HTTPAggregator
+from hre_torch.participant.session import Session
 from hre_torch.protocol.roster import Secret
-from hre_torch.protocol.session import Session
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task, sign_task
 from hre_torch.protocol.task_options import TaskOptions
 from hre_torch.protocol.vectors import state_digest
+from hre_torch.servers.dsp_app import DataServiceService
+from hre_torch.servers.kts_app import KeyTransformService
+from hre_torch.servers.running import serve
+from hre_torch.servers.serving import data_service, key_transform
 
 __all__ = ["Loopback", "World", "make_world", "serving"]
 

@@ -16,7 +16,7 @@ from benchmarks.suites import SuiteSystem
 from benchmarks.system import SystemFactory
 from benchmarks.training import UNPROTECTED, TrainingSystem, parse_course
 from benchmarks.workload import Workload
-from hre_torch.crypto.modulus import load_profile
+from hre_torch.crypto.dcr.modulus import load_profile
 from hre_torch.errors import ConfigurationError
 from hre_torch.protocol.suites import SUITES
 

@@ -17,7 +17,15 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from benchmarks.measure import Record
 from benchmarks.table import ROLE_PHASES, TRAINING_PHASE, figures
-from hre_torch.report.theme import LIGHT, SIZES, dress, marker, new_figure, png, title
+from hre_torch.app.report.theme import (
+    LIGHT,
+    SIZES,
+    dress,
+    marker,
+    new_figure,
+    png,
+    title,
+)
 
 __all__ = ["draw"]
 

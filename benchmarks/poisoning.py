@@ -23,13 +23,13 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.environment import describe
-from hre_torch.data.images import Data
+from hre_torch.app.data.load import Data
+from hre_torch.app.recipes import Recipe, load_recipe
+from hre_torch.app.training.assembly import load_recipe_data
+from hre_torch.app.training.runner import Runner
 from hre_torch.encoding.fixed_point import FixedPoint
+from hre_torch.participant.session import Session
 from hre_torch.protocol.ciphers import Integers
-from hre_torch.protocol.session import Session
-from hre_torch.recipes import Recipe, load_recipe
-from hre_torch.training.assembly import load_recipe_data
-from hre_torch.training.runner import Runner
 
 __all__ = ["ATTACKS", "Outcome", "main", "page", "run"]
 

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.loopback import World, make_world, serving
-from hre_torch.aggregators.local import LocalAggregator, LocalServers
-from hre_torch.protocol.session import Session
+from hre_torch.participant.session import Session
+from hre_torch.servers.local import LocalAggregator, LocalServers
 
 __all__ = ["PushCosts", "measure_pushes"]
 

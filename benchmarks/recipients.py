@@ -18,8 +18,8 @@ import numpy as np
 from benchmarks.environment import cpu_name
 from benchmarks.suites import task_config
 from benchmarks.workload import Workload
-from hre_torch.crypto.modulus import Parameters
-from hre_torch.crypto.signatures import SigningKey
+from hre_torch.crypto.dcr.modulus import Parameters
+from hre_torch.crypto.keys.signatures import SigningKey
 from hre_torch.protocol.roster import DATA_SERVICE, KEY_TRANSFORM
 from hre_torch.protocol.suite import Workload as Planned
 from hre_torch.protocol.suites import SUITES

@@ -14,10 +14,9 @@ from benchmarks.meter import Meter
 from benchmarks.system import System
 from benchmarks.weights import Weights
 from benchmarks.workload import Workload
-from hre_torch.crypto.signatures import SigningKey
+from hre_torch.crypto.keys.signatures import SigningKey
 from hre_torch.errors import EncodingError
-from hre_torch.protocol.data_service import DataServiceProvider
-from hre_torch.protocol.envelope import Envelope, Header, decode
+from hre_torch.participant.participant import LearningParticipant
 from hre_torch.protocol.messages import (
     Receipt,
     Release,
@@ -25,14 +24,15 @@ from hre_torch.protocol.messages import (
     TransformReply,
     Upload,
 )
-from hre_torch.protocol.participant import LearningParticipant
 from hre_torch.protocol.roster import DATA_SERVICE, KEY_TRANSFORM, Roster
 from hre_torch.protocol.suite import Suite
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task, TaskConfig, sign_task
 from hre_torch.protocol.task_options import TaskOptions
 from hre_torch.protocol.vectors import state_digest
+from hre_torch.protocol.wire import Envelope, Header, decode
 from hre_torch.protocol.workers import Workers
+from hre_torch.servers.data_service import DataServiceProvider
 
 __all__ = ["SuiteSystem", "task_config"]
 

@@ -16,11 +16,11 @@ from torch.optim import SGD, Optimizer
 from benchmarks.meter import Meter
 from benchmarks.system import System
 from benchmarks.workload import Workload
+from hre_torch.app.models import build_model
 from hre_torch.errors import ConfigurationError, EncodingError
-from hre_torch.federation import Federation
-from hre_torch.models import build_model
 from hre_torch.optim import HREOptimizer
-from hre_torch.protocol.session import Session
+from hre_torch.optim.federation import Federation
+from hre_torch.participant.session import Session
 from hre_torch.registry import nearest
 
 __all__ = ["UNPROTECTED", "Course", "TrainingSystem", "parse_course"]

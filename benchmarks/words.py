@@ -16,9 +16,9 @@ import numpy.typing as npt
 from benchmarks.meter import Meter
 from benchmarks.system import System, SystemFactory
 from benchmarks.workload import Workload
-from hre_torch.crypto.ring_expansion import PublicExpansion
-from hre_torch.crypto.ring_lwe import accumulate, mask, unmask
-from hre_torch.crypto.ring_parameters import RingParameters
+from hre_torch.crypto.rlwe.masking import accumulate, mask, unmask
+from hre_torch.crypto.rlwe.parameters import RingParameters
+from hre_torch.crypto.rlwe.sampling import PublicExpansion
 from hre_torch.errors import EncodingError
 from hre_torch.protocol.suites.hybrid import SUITE
 

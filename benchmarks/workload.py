@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from hre_torch.crypto.modulus import Parameters, load_profile
+from hre_torch.crypto.dcr.modulus import Parameters, load_profile
 from hre_torch.encoding.fixed_point import FixedPoint
 from hre_torch.encoding.packing import Packing
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from hre_torch.errors import HREError
 
 if TYPE_CHECKING:
-    from hre_torch.deployment.connection import connect
-    from hre_torch.federation import Federation
-    from hre_torch.lightning_callback import HRECallback
+    from hre_torch.app.recipes import Recipe, load_recipe
+    from hre_torch.app.run.simulation import simulate
+    from hre_torch.app.run.surroundings import join, share
+    from hre_torch.integrations.lightning import HRECallback
+    from hre_torch.optim.federation import Federation
     from hre_torch.optim.optimizer import HREOptimizer
-    from hre_torch.recipes import Recipe, load_recipe
-    from hre_torch.simulation import simulate
-    from hre_torch.surroundings import join, share
+    from hre_torch.participant.connection import connect
 
 __version__ = "0.1.0"
 
@@ -37,15 +37,15 @@ __all__ = [
 ]
 
 _HOME = {
-    "Federation": "hre_torch.federation",
-    "HRECallback": "hre_torch.lightning_callback",
+    "Federation": "hre_torch.optim.federation",
+    "HRECallback": "hre_torch.integrations.lightning",
     "HREOptimizer": "hre_torch.optim.optimizer",
-    "Recipe": "hre_torch.recipes",
-    "connect": "hre_torch.deployment.connection",
-    "join": "hre_torch.surroundings",
-    "load_recipe": "hre_torch.recipes",
-    "share": "hre_torch.surroundings",
-    "simulate": "hre_torch.simulation",
+    "Recipe": "hre_torch.app.recipes",
+    "connect": "hre_torch.participant.connection",
+    "join": "hre_torch.app.run.surroundings",
+    "load_recipe": "hre_torch.app.recipes",
+    "share": "hre_torch.app.run.surroundings",
+    "simulate": "hre_torch.app.run.simulation",
 }
 
 

@@ -58,7 +58,7 @@ def data_root() -> Path:
 @pytest.fixture
 def federation() -> Iterator[Callable[..., Federation]]:
     """Make federations of suite `plain`; options go to `Federation.local`."""
-    from hre_torch.federation import Federation
+    from hre_torch.optim.federation import Federation
 
     made: list[Federation] = []
 

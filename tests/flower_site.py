@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 import hre_torch
-from hre_torch.deployment.participation import propose_recipe
-from hre_torch.recipes import load_recipe
+from hre_torch.app.participation import propose_recipe
+from hre_torch.app.recipes import load_recipe
 from tests.sites import Site, free_port, furnish
 
 ROOT = Path(hre_torch.__file__).parent.parent

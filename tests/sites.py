@@ -14,15 +14,16 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from hre_torch.aggregators.http import RetryPolicy
-from hre_torch.deployment.connection import connect, write_weights
-from hre_torch.deployment.identities import (
+from hre_torch.http_client import RetryPolicy
+from hre_torch.participant.connection import connect, write_weights
+from hre_torch.protocol.roster import Roster
+from hre_torch.setup.identities import (
     make_operator,
     make_role,
     open_operator,
     read_card,
 )
-from hre_torch.deployment.roster_file import (
+from hre_torch.setup.roster_file import (
     RosterFile,
     add_card,
     profile_of,
@@ -30,7 +31,6 @@ from hre_torch.deployment.roster_file import (
     sign_roster,
     write_roster,
 )
-from hre_torch.protocol.roster import Roster
 from tests.tasks import config_for
 
 HASTY = RetryPolicy(timeout=0.3, first_pause=0.01, longest_pause=0.05, silence=10)
@@ -57,7 +57,7 @@ class Site:
     def _start(self, role: str) -> None:
         code = (
             "import sys; from pathlib import Path;"
-            "from hre_torch.deployment import serving;"
+            "from hre_torch.servers import serving;"
             f"serving.serve_{role}(Path(sys.argv[1]), lambda key, file: b'secret')"
         )
         log = (self.folder / f"{role}.log").open("a")

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from hre_torch.crypto.modulus import Parameters, load_profile
-from hre_torch.crypto.signatures import SigningKey
+from hre_torch.crypto.dcr.modulus import Parameters, load_profile
+from hre_torch.crypto.keys.signatures import SigningKey
 from hre_torch.protocol.roster import Roster
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import TaskConfig

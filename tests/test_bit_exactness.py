@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from hre_torch.data.images import Data
-from hre_torch.recipes import load_recipe
-from hre_torch.training.assembly import load_recipe_data
-from hre_torch.training.runner import Runner
+from hre_torch.app.data.load import Data
+from hre_torch.app.recipes import load_recipe
+from hre_torch.app.training.assembly import load_recipe_data
+from hre_torch.app.training.runner import Runner
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import hre_torch
 from hre_torch.cli import app
-from hre_torch.crypto.modulus import load_profile
+from hre_torch.crypto.dcr.modulus import load_profile
 
 ROOT = Path(hre_torch.__file__).parents[1]
 COMMAND = [sys.executable, "-c", "from hre_torch.cli import main; main()"]
@@ -218,7 +218,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(hre, toy_recipe, tmp_path
 
 
 def test_a_run_that_was_stopped_at_once_is_resumed(hre, toy_recipe, monkeypatch):
-    from hre_torch.training.launch import Training
+    from hre_torch.app.training.launch import Training
 
     def impatient(training):
         raise KeyboardInterrupt

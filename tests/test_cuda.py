@@ -6,22 +6,22 @@ import pytest
 import torch
 from torch import nn
 
-from hre_torch.data.load import load_data
-from hre_torch.federation import Federation
-from hre_torch.lightning_callback import HRECallback
-from hre_torch.models import MODELS
+from hre_torch.app.data.load import load_data
+from hre_torch.app.models import MODELS
+from hre_torch.app.recipes import load_recipe
+from hre_torch.app.training.evaluation import weights_file
+from hre_torch.app.training.runner import Runner
+from hre_torch.integrations.lightning import HRECallback
 from hre_torch.optim import FlatView, HREOptimizer
-from hre_torch.recipes import load_recipe
-from hre_torch.training.evaluation import weights_file
-from hre_torch.training.runner import Runner
-from tests.lightning_callback.modules import (
+from hre_torch.optim.federation import Federation
+from tests.app.training.interrupted import weights_of_whole_and_broken
+from tests.integrations.lightning.modules import (
     REMARKS,
     Classifier,
     lone,
     make_loader,
     trainer,
 )
-from tests.training.interrupted import weights_of_whole_and_broken
 
 pytestmark = [
     pytest.mark.skipif(

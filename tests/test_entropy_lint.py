@@ -18,14 +18,13 @@ PACKAGE = Path(hre_torch.__file__).parent
 ONLY_SOURCE = "crypto/entropy.py"
 
 SEEDED = {
-    "aggregators/retries.py": "pauses before a retry",
-    "attacks/scene.py": "what the victims of a demonstration upload",
-    "data/load.py": "which pictures belong to a subset, and the split of the digits",
-    "data/partition.py": "who owns which pictures, their order and augmentation",
+    "http_client.py": "pauses before a retry",
+    "app/data/load.py": "which pictures belong to a subset; the split of digits",
+    "app/data/partition.py": "who owns which pictures, their order and augmentation",
     "encoding/fixed_point.py": "stochastic rounding of values that are sealed later",
-    "models.py": "a model's first weights, which everybody knows",
-    "training/schedule.py": "simulated speeds of participants",
-    "training/torch_settings.py": "torch's own stream (dropout), kept across a restart",
+    "app/models.py": "a model's first weights, which everybody knows",
+    "app/training/schedule.py": "simulated speeds of participants",
+    "app/training/arithmetic.py": "torch's own stream (dropout), kept across a restart",
 }
 """Files that draw from other generators, and the non-secret that each one draws."""
 

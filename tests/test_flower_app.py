@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from hre_torch.deployment.connection import read_weights
+from hre_torch.participant.connection import read_weights
 from tests.flower_site import Flower, furnish_recipe
 
 pytest.importorskip("flwr", reason="needs the extra `flower`")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
-import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ import pytest
 import hre_torch
 
 PACKAGE = Path(hre_torch.__file__).parent
-README = PACKAGE.parent / "README.md"
 FOREIGN = {
     "accelerate", "anyio", "cryptography", "flwr", "gmpy2", "httpx", "lightning",
     "matplotlib", "msgspec", "numpy", "omegaconf", "peft", "phe", "PIL",
@@ -23,22 +23,24 @@ FOREIGN = {
 }  # fmt: skip
 
 
-def floors() -> dict[str, tuple[int, set[str]]]:
-    """Read the README's table of floors: room to (floor, allowed foreign imports)."""
-    rows = re.findall(
-        r"^\| (\d) \| (.+?) \| .+? \| (.+?) \|$", README.read_text(), re.M
-    )
-    table = {}
-    for floor, rooms, allowed in rows:
-        for room in re.findall(r"`([^`]+)`", rooms):
-            foreign = set(re.findall(r"`([^`]+)`", allowed))
-            table[room.removesuffix("/").removesuffix(".py")] = (int(floor), foreign)
-    return table
+def rooms() -> dict[str, set[str]]:
+    """Read the rooms in their order, each with its foreign packages."""
+    table = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    return {
+        room: set(foreign)
+        for room, foreign in table["tool"]["hre-torch"]["rooms"].items()
+    }
 
 
-def room_of(path: Path) -> str:
-    """Return the room that a file lives in: its folder, or its own name."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def room_of(parts: Sequence[str]) -> str | None:
+    """Return the room of a path or dotted name; None for a roof over several."""
+    names = ["/".join(parts[:length]) for length in (2, 1)]
+    return next((name for name in names if name in ROOMS), None)
+
+
+def parts_of(path: Path) -> list[str]:
+    """Return where a file is below the package."""
+    return list(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
 def imports(path: Path) -> set[str]:
@@ -63,24 +65,31 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+ROOMS = rooms()
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_file_imports_only_what_its_floor_may(path):
-    table = floors()
-    floor, foreign = table[room_of(path)]
+def test_a_file_imports_only_rooms_above_its_own_and_what_is_allowed(path):
+    room = room_of(parts_of(path))
+    if room is None:
+        # The roof of several rooms: a docstring and nothing else.
+        assert path.name == "__init__.py"
+        assert imports(path) <= {"__future__"}
+        return
+    order = list(ROOMS)
     for name in imports(path):
         head, *rest = name.split(".")
         if head == "hre_torch" and rest:
-            other = table[rest[0]][0]
-            assert other <= floor, f"{name} lies above floor {floor}"
+            other = room_of(rest)
+            assert other is not None, f"{name} has no room"
+            assert order.index(other) <= order.index(room), f"{name} comes after {room}"
         elif head in FOREIGN:
-            assert head in foreign, f"{name} is foreign to {room_of(path)}"
+            assert head in ROOMS[room], f"{name} is foreign to {room}"
 
 
-def test_every_room_of_the_house_is_in_the_readmes_table():
-    assert {room_of(path) for path in FILES} <= set(floors())
+def test_every_room_in_the_list_exists():
+    assert {room_of(parts_of(path)) for path in FILES} - {None} == set(ROOMS)
 
 
 def test_the_public_names_are_deliberate():
@@ -124,10 +133,10 @@ sys.meta_path.insert(0, Block())
 
 SERVERS = """
 import hre_torch
-from hre_torch.aggregators.local import LocalServers
-from hre_torch.crypto.modulus import load_profile
+from hre_torch.servers.local import LocalServers
+from hre_torch.crypto.dcr.modulus import load_profile
 from hre_torch.protocol.suites import SUITES
-from hre_torch.crypto.signatures import SigningKey
+from hre_torch.crypto.keys.signatures import SigningKey
 from hre_torch.protocol.task import Task, sign_task
 from hre_torch.protocol.task_options import TaskOptions
 from hre_torch.protocol.vectors import state_digest
@@ -171,7 +180,7 @@ for name in ("fcntl", "resource", "pwd", "grp"):
     sys.modules[name] = None
 import importlib, pkgutil, hre_torch
 for found in pkgutil.walk_packages(hre_torch.__path__, "hre_torch."):
-    if not found.name.startswith(("hre_torch.aggregators.flower", "hre_torch.integr")):
+    if not found.name.startswith("hre_torch.integrations"):
         importlib.import_module(found.name)
 print("all")
 """

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from hre_torch.aggregators import AGGREGATORS
-from hre_torch.aggregators.local import LocalAggregator, LocalServers
-from hre_torch.crypto.ring_expansion import shared_expansion
-from hre_torch.crypto.ring_parameters import RingParameters
-from hre_torch.federation import Federation
+from hre_torch.crypto.rlwe.parameters import RingParameters
+from hre_torch.crypto.rlwe.sampling import shared_expansion
 from hre_torch.optim import HREOptimizer
+from hre_torch.optim.federation import Federation
+from hre_torch.participant.aggregator import AGGREGATORS
+from hre_torch.servers.local import LocalAggregator, LocalServers
 
 pytestmark = pytest.mark.slow
 

@@ -43,15 +43,14 @@ def test_a_name_that_is_not_shipped_is_refused_with_those_that_are():
 def test_the_wheel_takes_every_recipe_along():
     taken = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
     assert taken == {
-        f"recipes/{name}.yaml": f"hre_torch/recipes/shipped/{name}.yaml"
+        f"recipes/{name}.yaml": f"hre_torch/app/recipes/shipped/{name}.yaml"
         for name in RECIPES
     }
 
 
 def test_the_version_is_a_semantic_one_and_has_its_changes_told():
     assert re.fullmatch(r"\d+\.\d+\.\d+", hre_torch.__version__)
-    readme = (ROOT / "README.md").read_text()
-    changes = readme.split("\n## Changes\n")[1].split("\n## ")[0]
+    changes = (ROOT / ".github" / "CHANGELOG.md").read_text()
     assert f"**{hre_torch.__version__}**" in changes
 
 
@@ -94,7 +93,7 @@ def test_sdist_and_wheel_hold_what_they_must_and_no_more(built):
         for path in (ROOT / "hre_torch").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    shipped = {f"hre_torch/recipes/shipped/{name}.yaml" for name in RECIPES}
+    shipped = {f"hre_torch/app/recipes/shipped/{name}.yaml" for name in RECIPES}
     assert packed == files | shipped
     assert "hre_torch/py.typed" in packed
     assert "hre_torch/crypto/profiles/rsa2048.json" in packed

@@ -1,9 +1,12 @@
-"""What the README shows is run: code as it stands, commands shortened where named."""
+"""What the pages show is run: code as it stands, commands shortened where named."""
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
+import tomllib
+from operator import attrgetter
 from pathlib import Path
 
 import lightning
@@ -14,13 +17,18 @@ from typer.testing import CliRunner
 
 import hre_torch
 from hre_torch import Federation, HREOptimizer, errors
-from hre_torch.aggregators import AGGREGATORS
+from hre_torch.app.recipes import DataSection, ModelSection, Recipe, TrainSection
 from hre_torch.cli import app
 from hre_torch.optim import GaussianNoise
-from hre_torch.recipes import DataSection, ModelSection, Recipe, TrainSection
+from hre_torch.participant.aggregator import AGGREGATORS
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README = "README.md"
+RECIPES = "recipes/README.md"
+BENCHMARKS = "benchmarks/README.md"
+OPTIM = "hre_torch/optim/README.md"
+PROTOCOL = "hre_torch/protocol/README.md"
+SERVERS = "hre_torch/servers/README.md"
 
 SHORT = (
     "-o data.train_size=1024 -o train.batch_size=64 "
@@ -42,15 +50,20 @@ ELSEWHERE = {
 """Commands that no test here types, and who does or why nobody can."""
 
 
-def blocks(section: str, language: str) -> list[str]:
-    """Return the code blocks of one section of the README."""
-    text = README.split(f"\n## {section}\n")[1].split("\n## ")[0]
+def section_of(page: str, section: str) -> str:
+    """Return one section of a page, with its subsections."""
+    return (ROOT / page).read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
+
+
+def blocks(page: str, section: str, language: str) -> list[str]:
+    """Return the code blocks of one section of a page."""
+    text = section_of(page, section)
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def commands(section: str) -> list[str]:
+def commands(page: str, section: str) -> list[str]:
     """Return the commands of a section, joined where they go on in the next line."""
-    text = "\n".join(blocks(section, "bash")).replace("\\\n", " ")
+    text = "\n".join(blocks(page, section, "bash")).replace("\\\n", " ")
     return [
         command.strip()
         for line in text.splitlines()
@@ -68,9 +81,8 @@ def names_of_tests() -> set[str]:
     }
 
 
-def rows(section: str) -> list[list[str]]:
-    """Return the cells of a section's tables, their heads left out."""
-    text = README.split(f"\n## {section}\n")[1].split("\n## ")[0]
+def rows(text: str) -> list[list[str]]:
+    """Return the cells of a text's tables, their heads left out."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return [row for row in table[2:] if row]
@@ -102,44 +114,59 @@ def runner(tmp_path, monkeypatch) -> CliRunner:
 
 
 def test_the_quick_start_trains(runner):
-    for command in commands("Quick start"):
+    for command in commands(README, "Quick start"):
         if not command.startswith(tuple(ELSEWHERE)):
             type_into(runner, command)
 
 
 @pytest.mark.data
 @pytest.mark.usefixtures("data_root")
-@pytest.mark.parametrize("section", ["Recipes", "Measured"])
-def test_the_commands_of_a_section_work_one_after_another(runner, section):
-    for command in commands(section):
+@pytest.mark.parametrize(
+    ("page", "section"), [(RECIPES, "Running one"), (BENCHMARKS, "Measured")]
+)
+def test_the_commands_of_a_section_work_one_after_another(runner, page, section):
+    for command in commands(page, section):
         if not command.startswith(tuple(ELSEWHERE)):
             type_into(runner, command)
 
 
-def test_every_other_command_has_a_reason():
-    told = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL))
-    typed = {c for s in ("Quick start", "Recipes", "Measured") for c in commands(s)}
+TYPED = [
+    (README, "Quick start"),
+    (RECIPES, "A first one"),
+    (RECIPES, "Running one"),
+    (BENCHMARKS, "Measured"),
+]
+"""Sections whose commands tests type."""
+
+
+@pytest.mark.parametrize("page", [README, RECIPES, BENCHMARKS, OPTIM, PROTOCOL])
+def test_every_other_command_has_a_reason(page):
+    text = (ROOT / page).read_text()
+    told = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL))
+    typed = {command for typed in TYPED for command in commands(*typed)}
     for command in told.replace("\\\n", " ").splitlines():
         for part in command.split("#")[0].split("&&"):
             known = part.strip() in typed or part.strip().startswith(tuple(ELSEWHERE))
             assert known or not part.strip(), f"nobody runs {part!r}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "recipes/README.md"])
+PAGES = [
+    ROOT / "README.md",
+    *sorted(
+        page
+        for folder in ("recipes", "benchmarks", "hre_torch", "tests", ".github")
+        for page in (ROOT / folder).rglob("*.md")
+    ),
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_test_that_a_page_names_exists(page):
-    text = (ROOT / page).read_text()
+    text = page.read_text()
     named = set(re.findall(r"`(test_\w+)`", text))
     assert named <= names_of_tests()
     for path in re.findall(r"`(tests/[\w/.]*)`", text):
         assert (ROOT / path).exists(), path
-
-
-PAGES = [
-    ROOT / "README.md",
-    *sorted((ROOT / "recipes").rglob("*.md")),
-    *sorted((ROOT / "benchmarks").rglob("*.md")),
-    *sorted((ROOT / "hre_torch").rglob("*.md")),
-]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -152,13 +179,17 @@ def test_every_picture_and_file_that_a_page_links_to_exists(page):
 
 
 def test_each_of_the_25_pains_has_an_answer_and_a_test():
-    pains = rows("The 25 pains")
+    pains = rows((ROOT / "tests" / "README.md").read_text())
     assert [row[0] for row in pains] == [str(number) for number in range(1, 26)]
     assert all("`test_" in row[3] for row in pains)
 
 
 def test_every_error_that_the_troubleshooting_names_is_raised_by_that_name():
-    named = [n for row in rows("When something fails") for n in row[0].split("`")[1::2]]
+    named = [
+        n
+        for row in rows(section_of(SERVERS, "When something fails"))
+        for n in row[0].split("`")[1::2]
+    ]
     assert set(named) <= set(errors.__all__)
     assert len(named) == len(set(named))
 
@@ -174,9 +205,7 @@ def test_the_page_of_recipes_explains_every_key():
 
 
 def test_the_commands_of_the_page_of_recipes_work(runner):
-    text = (ROOT / "recipes" / "README.md").read_text()
-    (block,) = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-    for command in block.splitlines():
+    for command in commands(RECIPES, "A first one"):
         type_into(runner, command)
 
 
@@ -187,7 +216,7 @@ class Net(torch.nn.Sequential):
 
 @pytest.mark.filterwarnings("ignore::hre_torch.errors.AloneWarning")
 def test_the_one_line_swap_federates():
-    (diff,) = blocks("One line in an existing script", "diff")
+    (diff,) = blocks(README, "One line in an existing script", "diff")
     before, after = new_side(diff).split("# the training loop stays as it is")
 
     def train():
@@ -204,7 +233,7 @@ def test_the_one_line_swap_federates():
 
 
 def test_the_weighted_average_trains():
-    (code,) = blocks("One line in an existing script", "python")
+    (code,) = blocks(OPTIM, "What a release does to the model", "python")
     model = Net()
     inner = torch.optim.SGD(model.parameters(), lr=0.1)
     script = {"Federation": Federation, "HREOptimizer": HREOptimizer, "model": model}
@@ -219,7 +248,7 @@ def test_the_weighted_average_trains():
 
 
 def test_noise_is_added_and_counted(capsys):
-    (code,) = blocks("Differential privacy", "python")
+    (code,) = blocks(OPTIM, "Differential privacy", "python")
     model = Net()
     inner = torch.optim.SGD(model.parameters(), lr=0.1)
     script = {"Federation": Federation, "HREOptimizer": HREOptimizer, "model": model}
@@ -228,15 +257,16 @@ def test_noise_is_added_and_counted(capsys):
     exec(code.replace("# ... train ...", "optimizer.push()"), script)
     script["federation"].close()
     assert float(capsys.readouterr().out) == GaussianNoise(4.0).epsilon(1, 1e-5)
+    page = (ROOT / OPTIM).read_text()
     for releases in (1, 100):
-        assert f"{GaussianNoise(4.0).epsilon(releases, 1e-5):.1f} after" in README
+        assert f"{GaussianNoise(4.0).epsilon(releases, 1e-5):.1f} after" in page
 
 
 # What Opacus and torch's hooks remark on each other is no matter of ours.
 @pytest.mark.filterwarnings("ignore")
 def test_the_optimizer_of_opacus_is_wrapped():
     opacus = pytest.importorskip("opacus")
-    (diff,) = blocks("Differential privacy", "diff")
+    (diff,) = blocks(OPTIM, "Differential privacy", "diff")
     data = TensorDataset(torch.ones(64, 4), torch.zeros(64, 2))
     script = {"torch": torch, "PrivacyEngine": opacus.PrivacyEngine, "model": Net()}
     script |= {"Federation": Federation, "HREOptimizer": HREOptimizer}
@@ -269,7 +299,7 @@ class Module(lightning.LightningModule):
 @pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*")
 def test_the_lightning_callback_trains(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    diff = blocks("Lightning", "diff")[0]
+    diff = blocks(README, "Lightning", "diff")[0]
     module = Module()
     before = module.net[0].weight.detach().clone()
     script = {
@@ -283,9 +313,26 @@ def test_the_lightning_callback_trains(tmp_path, monkeypatch):
 
 
 def test_the_plugged_in_aggregator_carries_uploads():
-    (code,) = blocks("Plugging in", "python")
+    (code,) = blocks(PROTOCOL, "Plugging in", "python")
     with Federation.local(Net(), participants=3, profile="toy-insecure") as federation:
         script = {"federation": federation}
         exec(code, script)
         assert AGGREGATORS.get("counting") is script["CountingAggregator"]
         assert script["session"].name == "p0"
+
+
+def test_every_stop_of_the_walk_exists():
+    stops = rows(section_of(PROTOCOL, "The walk of an update"))
+    assert len(stops) > 10
+    for _, where in stops:
+        path, name = where.strip("`").split("::")
+        module = importlib.import_module("hre_torch." + path[:-3].replace("/", "."))
+        assert callable(attrgetter(name)(module))
+
+
+def test_the_page_of_the_house_has_every_room():
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    page = (ROOT / "hre_torch" / "README.md").read_text()
+    for room in table["tool"]["hre-torch"]["rooms"]:
+        top = room.split("/")[0]
+        assert f"`{top}/`" in page or f"`{top}.py`" in page, room

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import hre_torch
-from hre_torch.audit import AuditReport
+from hre_torch.app.audit import AuditReport
 from hre_torch.cli import app
 from hre_torch.cli.screen import printable, say
-from hre_torch.crypto import keyfiles
-from hre_torch.deployment.identities import read_card
-from hre_torch.deployment.roster_file import read_roster, write_roster
+from hre_torch.crypto.keys import key_files
+from hre_torch.setup.identities import read_card
+from hre_torch.setup.roster_file import read_roster, write_roster
 from tests.sites import furnish
 
 ROOT = Path(hre_torch.__file__).parents[1]
@@ -33,7 +33,7 @@ def hre(monkeypatch, tmp_path):
     """Run a command in an empty folder; return what it did."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setattr(keyfiles, "_SCRYPT_N", 2)
+    monkeypatch.setattr(key_files, "_SCRYPT_N", 2)
     return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
 
 
@@ -101,7 +101,7 @@ def test_a_bad_name_is_refused_before_any_file(hre, tmp_path):
 
 def test_findings_of_an_audit_are_shown_without_effect(hre, monkeypatch):
     found = AuditReport(suite="plain", findings=[f"record 1: {HOSTILE}"])
-    monkeypatch.setattr("hre_torch.audit.audit", lambda *given: found)
+    monkeypatch.setattr("hre_torch.app.audit.audit", lambda *given: found)
     result = hre("audit", "run")
     assert result.exit_code == 1
     assert result.stdout.startswith("wrong  record 1: x\\x1b[2J")
@@ -115,8 +115,8 @@ def test_a_foreign_runs_summary_is_shown_without_effect(hre, toy_recipe, tmp_pat
     summary = json.loads(path.read_text())
     summary["suite"], summary["phases_ms"][HOSTILE] = HOSTILE, 1.0
     path.write_text(json.dumps(summary))
+    from hre_torch.app.report.read import read_runs
     from hre_torch.cli.tables import runs_table
-    from hre_torch.report.read import read_runs
 
     with hre_torch.cli.screen.results.capture() as captured:
         hre_torch.cli.screen.results.print(runs_table(read_runs([path.parent])))

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from hre_torch import Federation
-from hre_torch.surroundings import Surroundings, surrounded
+from hre_torch.app.run.surroundings import Surroundings, surrounded
 
 SCRIPTS = Path(__file__).parent / "scripts"
 IMPORTS = "import hre_torch\nfrom hre_torch import HRECallback, HREOptimizer\n"

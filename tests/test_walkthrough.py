@@ -1,4 +1,4 @@
-"""The README's three shells, typed literally."""
+"""The three shells of the page of servers, typed literally."""
 
 from __future__ import annotations
 
@@ -15,24 +15,27 @@ from pathlib import Path
 import httpx
 import pytest
 
-from hre_torch.deployment.connection import connect
-from hre_torch.deployment.memory import Memory
-from hre_torch.protocol.session import Session
+from hre_torch.app.memory import Memory
+from hre_torch.participant.connection import connect
+from hre_torch.participant.session import Session
 from tests.flower_site import end_tree
 from tests.sites import free_port
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parents[1]
+SERVERS = ROOT / "hre_torch" / "servers" / "README.md"
+INTEGRATIONS = ROOT / "hre_torch" / "integrations" / "README.md"
 PROGRAMS = Path(sys.executable).parent
 PORTS = ("8440", "8441", "8450", "8451", "8000", "9100")
 
 
-THREE_SHELLS = "### Three shells on one machine"
+THREE_SHELLS = (SERVERS, "## Three shells on one machine")
+FLOWER = (INTEGRATIONS, "## Flower")
 
 
-def blocks(language: str, title: str = THREE_SHELLS) -> list[str]:
+def blocks(language: str, where: tuple[Path, str] = THREE_SHELLS) -> list[str]:
     """Return a section's code blocks of one language."""
-    section = README.read_text().split(f"\n{title}\n")[1]
-    section = re.split(r"\n###? ", section)[0]
+    page, title = where
+    section = page.read_text().split(f"\n{title}\n")[1].split("\n## ")[0]
     return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
 
 
@@ -47,7 +50,7 @@ class Shells:
         command.chmod(0o755)
         self._environment = os.environ | {
             "PATH": f"{command.parent}:{PROGRAMS}:{os.environ['PATH']}",
-            "PYTHONPATH": str(README.parent),
+            "PYTHONPATH": str(ROOT),
         }
         self._ports = {number: str(free_port()) for number in PORTS}
         self.folder = folder
@@ -92,7 +95,7 @@ class Shells:
 @pytest.fixture
 def federation(tmp_path):
     """Shells in the folder `federation`, with keys, roster and configurations."""
-    (tmp_path / "recipes").symlink_to(README.parent / "recipes")
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     shells = Shells(tmp_path)
     shown = shells.type(blocks("sh")[0])
     assert "verified: task" in shown
@@ -209,7 +212,7 @@ def test_a_federation_that_is_killed_whole_goes_on_with_the_same_commands(federa
 def test_flower_starts_the_participants_as_the_readme_says(federation):
     pytest.importorskip("flwr", reason="needs the extra `flower`")
     _, kts, dsp, *_ = blocks("sh")
-    install, *started, run = blocks("sh", "### Flower")
+    install, *started, run = blocks("sh", FLOWER)
     assert install == "pip install 'hre-torch[flower]'\n"
     federation._environment["FLWR_HOME"] = str(federation.folder / "flower")
     running = [federation.leave_running(kts), federation.leave_running(dsp)]

@@ -12,13 +12,12 @@ from typing import Final
 import torch
 from torch import nn
 
-from hre_torch.data.images import Data
-from hre_torch.data.partition import Batches
-from hre_torch.recipes import Recipe, TrainSection
-from hre_torch.training.arithmetic import classify, recipe_model
-from hre_torch.training.assembly import make_batches, steps_of
-from hre_torch.training.evaluation import evaluate
-from hre_torch.training.torch_settings import torch_settings
+from hre_torch.app.data.load import Data
+from hre_torch.app.data.partition import Batches
+from hre_torch.app.recipes import Recipe, TrainSection
+from hre_torch.app.training.arithmetic import classify, recipe_model, torch_settings
+from hre_torch.app.training.assembly import make_batches, steps_of
+from hre_torch.app.training.evaluation import evaluate
 
 __all__ = ["POINTS", "Point", "alone", "local_step", "pooled"]
 

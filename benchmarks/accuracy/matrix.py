@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, get_args
 
-from hre_torch.recipes import Recipe, load_recipe
+from hre_torch.app.recipes import Recipe, load_recipe
 
 __all__ = [
     "METHODS",

@@ -10,7 +10,15 @@ from matplotlib.axes import Axes
 
 from benchmarks.accuracy.matrix import METHODS, Case, Method
 from benchmarks.accuracy.summary import Outcome
-from hre_torch.report.theme import LIGHT, SIZES, dress, marker, new_figure, png, title
+from hre_torch.app.report.theme import (
+    LIGHT,
+    SIZES,
+    dress,
+    marker,
+    new_figure,
+    png,
+    title,
+)
 
 __all__ = ["draw"]
 

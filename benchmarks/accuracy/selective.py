@@ -1,6 +1,6 @@
 """Selective SGD of Shokri and Shmatikov: participants in turn, never stale.
 
-`hre_torch.training.selective` plays it in the asynchronous order of a federated run and
+`benchmarks.accuracy.shokri` plays it in the asynchronous order of a federated run and
 at a constant learning rate, as published. Here it gets what the other methods of the
 study get, though its learning rate is theirs and was not chosen for it:
 
@@ -20,15 +20,14 @@ import torch
 from torch import nn
 
 from benchmarks.accuracy.baselines import POINTS, Point, local_step
-from hre_torch.data.images import Data
-from hre_torch.data.partition import Batches
+from benchmarks.accuracy.shokri import SelectiveServer, largest
+from hre_torch.app.data.load import Data
+from hre_torch.app.data.partition import Batches
+from hre_torch.app.recipes import Recipe, TrainSection
+from hre_torch.app.training.arithmetic import recipe_model, torch_settings
+from hre_torch.app.training.assembly import make_batches, steps_of
+from hre_torch.app.training.evaluation import evaluate
 from hre_torch.optim.flatten import FlatView
-from hre_torch.recipes import Recipe, TrainSection
-from hre_torch.training.arithmetic import recipe_model
-from hre_torch.training.assembly import make_batches, steps_of
-from hre_torch.training.evaluation import evaluate
-from hre_torch.training.selective import SelectiveServer, largest
-from hre_torch.training.torch_settings import torch_settings
 
 __all__ = ["selective"]
 

@@ -14,11 +14,10 @@ from benchmarks.accuracy.baselines import Point, alone, pooled
 from benchmarks.accuracy.matrix import Cell
 from benchmarks.accuracy.selective import selective
 from benchmarks.environment import cpu_name
-from hre_torch.data.images import Data
-from hre_torch.data.load import load_data
-from hre_torch.recipes import Recipe
-from hre_torch.training.comparison import plain_twin
-from hre_torch.training.runner import Runner
+from hre_torch.app.data.load import Data, load_data
+from hre_torch.app.recipes import Recipe
+from hre_torch.app.training.launch import plain_twin
+from hre_torch.app.training.runner import Runner
 
 __all__ = ["train_cell"]
 

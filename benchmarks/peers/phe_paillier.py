@@ -16,7 +16,7 @@ from phe import EncryptedNumber, generate_paillier_keypair
 from benchmarks.peers.peer import Peer
 from benchmarks.system import SystemFactory
 from benchmarks.workload import Workload
-from hre_torch.crypto.shared_key import SharedKey, add_ciphertexts
+from hre_torch.crypto.dcr.shared_key import SharedKey, add_ciphertexts
 
 __all__ = ["SYSTEMS", "PackedPaillier", "SingleValuePaillier"]
 

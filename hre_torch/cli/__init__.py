@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 import hre_torch
-from hre_torch.cli import database, keygen, roster, scrutiny, serve, train
+from hre_torch.cli import database, keys, roster, scrutiny, serve, train
+from hre_torch.cli.keys import add_role_commands
 from hre_torch.cli.participate import participate
-from hre_torch.cli.role_keys import add_role_commands
 from hre_torch.cli.run import run
 from hre_torch.cli.screen import Commands, speak_any_encoding, tell
 
@@ -51,8 +51,8 @@ app.command()(participate)
 app.command(
     context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True}
 )(run)
-add_role_commands(keygen.app)
-app.add_typer(keygen.app, name="keygen")
+add_role_commands(keys.app)
+app.add_typer(keys.app, name="keygen")
 app.add_typer(roster.app, name="roster")
 app.add_typer(serve.app, name="serve")
 app.add_typer(database.app, name="db")

@@ -24,7 +24,7 @@ def check(
     folder: Annotated[Path, typer.Argument(help="The `store` of a configuration.")],
 ) -> None:
     """Check everything in a store; changes nothing. Exit code 1 if it is damaged."""
-    from hre_torch.aggregators.store import check_store
+    from hre_torch.servers.store import check_store
 
     report = check_store(folder)
     for name in report.__slots__:

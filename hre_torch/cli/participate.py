@@ -60,13 +60,13 @@ def participate(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Train your share of RECIPE; nothing leaves this machine unencrypted."""
-    from hre_torch.deployment.connection import connect, write_weights
-    from hre_torch.deployment.memory import Memory
-    from hre_torch.deployment.participation import train_participant
-    from hre_torch.deployment.roster_file import read_roster
+    from hre_torch.app.memory import Memory
+    from hre_torch.app.participation import train_participant
+    from hre_torch.app.recipes import load_recipe
     from hre_torch.errors import RunDirectoryError
+    from hre_torch.participant.connection import connect, write_weights
     from hre_torch.protocol.suites import SUITES
-    from hre_torch.recipes import load_recipe
+    from hre_torch.setup.roster_file import read_roster
 
     file = read_roster(roster)
     overrides = [f"suite={file.suite}", f"participants={len(file.participants)}"]
@@ -130,7 +130,7 @@ def _as_json(record: dict[str, Any]) -> None:
 
 def _shown(stack: ExitStack, title: str) -> Callable[[dict[str, Any]], None]:
     """Return what draws records as `train` does, from the first one on."""
-    from hre_torch.training.display import TrainingDisplay
+    from hre_torch.app.training.display import TrainingDisplay
 
     drawn: list[TrainingDisplay] = []
 

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from hre_torch.crypto.private_files import read_passphrase
+from hre_torch.crypto.keys.key_files import read_passphrase
 
 __all__ = ["PassphraseFile", "ask_new_passphrase", "ask_passphrase"]
 

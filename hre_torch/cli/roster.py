@@ -11,9 +11,12 @@ import typer
 from hre_torch.cli.passphrases import PassphraseFile, ask_passphrase
 from hre_torch.cli.screen import say, tell
 from hre_torch.cli.scrutiny import operator_key
-from hre_torch.crypto.modulus import Parameters
-from hre_torch.deployment.identities import open_operator, open_role, read_card
-from hre_torch.deployment.roster_file import (
+from hre_torch.crypto.dcr.modulus import Parameters
+from hre_torch.errors import SignatureError
+from hre_torch.protocol.task import TaskConfig
+from hre_torch.protocol.task_options import TaskOptions
+from hre_torch.setup.identities import open_operator, open_role, read_card
+from hre_torch.setup.roster_file import (
     RosterFile,
     add_card,
     add_joint_key,
@@ -25,9 +28,6 @@ from hre_torch.deployment.roster_file import (
     task_of,
     write_roster,
 )
-from hre_torch.errors import SignatureError
-from hre_torch.protocol.task import TaskConfig
-from hre_torch.protocol.task_options import TaskOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,7 +101,7 @@ def sign(
 ) -> None:
     """Turn a roster and a recipe, or a model of your own, into a signed task."""
     # Here, because servers read rosters too and have no torch.
-    from hre_torch.deployment.connection import read_weights, write_weights
+    from hre_torch.participant.connection import read_weights, write_weights
 
     file = read_roster(roster)
     parameters = profile_of(file, roster.parent)
@@ -129,8 +129,8 @@ def _of_recipe(
     changes: list[str],
     start: npt.NDArray[np.int64] | None,
 ) -> tuple[TaskConfig, npt.NDArray[np.int64]]:
-    from hre_torch.deployment.participation import propose_recipe
-    from hre_torch.recipes import load_recipe
+    from hre_torch.app.participation import propose_recipe
+    from hre_torch.app.recipes import load_recipe
 
     known = [f"suite={file.suite}", f"participants={len(file.participants)}"]
     return propose_recipe(
@@ -149,8 +149,8 @@ def _of_model(
     changes: list[str],
     start: npt.NDArray[np.int64] | None,
 ) -> tuple[TaskConfig, npt.NDArray[np.int64]]:
-    from hre_torch.deployment.proposal import model_of, propose_task
-    from hre_torch.recipes.load import parse_overrides
+    from hre_torch.app.recipes.load import parse_overrides
+    from hre_torch.optim.proposal import model_of, propose_task
 
     options = TaskOptions.of(
         {"suite": file.suite, "profile": file.profile, **parse_overrides(changes)}

@@ -57,7 +57,7 @@ def run(
     In the script: HREOptimizer(optimizer, hre_torch.join(model)). What the script says
     itself goes before these options.
     """
-    from hre_torch.deployment.launcher import Launcher
+    from hre_torch.app.run.launcher import Launcher
 
     options = _given(
         suite=suite,

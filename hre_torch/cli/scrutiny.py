@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
+import hre_torch
 from hre_torch.cli.screen import results, tell
-from hre_torch.errors import ConfigurationError
+from hre_torch.errors import ConfigurationError, MissingExtraError
 
 __all__ = ["attack", "audit", "operator_key"]
 
+_ATTACKS: Final = "benchmarks.attacks.command"
 _EXIT_UNFINISHED: Final = 3
 _KEY_OCTETS: Final = 32
 
@@ -31,9 +36,7 @@ def attack(
     profile: Annotated[str, typer.Option(help="Modulus profile.")] = "toy-insecure",
 ) -> None:
     """Play attacks on the suites; fail if one does not end as it should."""
-    from hre_torch.attacks.command import attack as play
-
-    expected = play(
+    expected = _attacks()(
         name,
         console=results,
         suite=suite,
@@ -44,6 +47,23 @@ def attack(
     )
     if not expected:
         raise typer.Exit(1)
+
+
+def _attacks() -> Callable[..., bool]:
+    """Find the attacks, which are in the repository and not in the wheel.
+
+    Raises:
+        MissingExtraError: they are not beside the package, nor in this folder.
+    """
+    for folder in (Path(hre_torch.__file__).parents[1], Path.cwd()):
+        if (folder / "benchmarks" / "attacks").is_dir():
+            sys.path.insert(0, str(folder))
+            play: Callable[..., bool] = import_module(_ATTACKS).attack
+            return play
+    raise MissingExtraError(
+        "The attacks are in the repository (folder benchmarks/attacks) and in the "
+        "source distribution, not in the wheel: run `hre-torch attack` in a checkout."
+    )
 
 
 def audit(
@@ -59,7 +79,7 @@ def audit(
 
     Exits with 1 if something is wrong, and with 3 if the run has not ended.
     """
-    from hre_torch.audit import audit as check
+    from hre_torch.app.audit import audit as check
 
     report = check(run_dir, None if operator is None else operator_key(operator))
     for finding in report.findings:

@@ -19,7 +19,7 @@ Config = Annotated[Path, typer.Option(help="YAML file; see the README.")]
 @app.command("dsp")
 def dsp(config: Config = Path("dsp.yaml")) -> None:
     """Run a data service provider until SIGTERM or Ctrl-C."""
-    from hre_torch.deployment.serving import serve_dsp
+    from hre_torch.servers.serving import serve_dsp
 
     serve_dsp(config, ask_passphrase)
 
@@ -27,6 +27,6 @@ def dsp(config: Config = Path("dsp.yaml")) -> None:
 @app.command("kts")
 def kts(config: Config = Path("kts.yaml")) -> None:
     """Run a key transform server until SIGTERM or Ctrl-C."""
-    from hre_torch.deployment.serving import serve_kts
+    from hre_torch.servers.serving import serve_kts
 
     serve_kts(config, ask_passphrase)

@@ -11,12 +11,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from hre_torch.app.report.phases import phase_title, phases_of
+from hre_torch.app.report.read import Run
+from hre_torch.app.report.tables import identical_weights
+from hre_torch.app.report.theme import duration, number, percent, size
+from hre_torch.app.training.estimate import Estimate
 from hre_torch.cli.screen import printable
-from hre_torch.report.phases import phase_title, phases_of
-from hre_torch.report.read import Run
-from hre_torch.report.tables import identical_weights
-from hre_torch.report.units import duration, number, percent, size
-from hre_torch.training.estimate import Estimate
 
 __all__ = ["estimate_tables", "runs_table"]
 

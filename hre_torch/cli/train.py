@@ -22,7 +22,7 @@ from hre_torch.cli.screen import messages, results, say, tell
 from hre_torch.errors import RecipeError, UnprotectedWarning
 
 if TYPE_CHECKING:
-    from hre_torch.training.launch import Training
+    from hre_torch.app.training.launch import Training
 
 __all__ = ["estimate", "report", "train"]
 
@@ -63,8 +63,8 @@ def train(
     ] = None,
 ) -> None:
     """Train a recipe, every update encrypted; Ctrl-C stops where it can be resumed."""
+    from hre_torch.app.report.read import read_runs
     from hre_torch.cli.tables import runs_table
-    from hre_torch.report.read import read_runs
 
     training = _opened(recipe, override or [], out, resume)
     watched = [training]
@@ -91,10 +91,10 @@ def estimate(
     ] = None,
 ) -> None:
     """Predict bytes, seconds and memory of a recipe before training it."""
+    from hre_torch.app.recipes import load_recipe
+    from hre_torch.app.training.assembly import load_recipe_data
+    from hre_torch.app.training.estimate import estimate_recipe
     from hre_torch.cli.tables import estimate_tables
-    from hre_torch.recipes import load_recipe
-    from hre_torch.training.assembly import load_recipe_data
-    from hre_torch.training.estimate import estimate_recipe
 
     chosen = load_recipe(recipe, override or [])
     data = load_recipe_data(chosen)
@@ -110,7 +110,7 @@ def report(
     ] = None,
 ) -> None:
     """Draw accuracy and cost of finished runs: PNG figures and one HTML page."""
-    from hre_torch.report import write_report
+    from hre_torch.app.report import write_report
 
     files = write_report(run_dirs, out or run_dirs[0] / "report")
     for path in (files.page, *files.figures):
@@ -120,8 +120,8 @@ def report(
 def _opened(
     path: Path | None, overrides: list[str], out: Path | None, resume: Path | None
 ) -> Training:
-    from hre_torch.recipes import load_recipe
-    from hre_torch.training.launch import Training
+    from hre_torch.app.recipes import load_recipe
+    from hre_torch.app.training.launch import Training
 
     recipe = None if path is None else load_recipe(path, overrides)
     if resume is not None:
@@ -141,8 +141,7 @@ def _opened(
 
 
 def _twin_of(training: Training) -> Training:
-    from hre_torch.training.comparison import plain_twin, twin_path
-    from hre_torch.training.launch import Training
+    from hre_torch.app.training.launch import Training, plain_twin, twin_path
 
     config = training.runner.federation.task.config
     with warnings.catch_warnings():
@@ -157,8 +156,8 @@ def _watched(
     training: Training, tensorboard: bool | None, compare: Twin | None = None
 ) -> Path:
     """Run to the end in front of a display; return the run directory."""
+    from hre_torch.app.training.display import TrainingDisplay
     from hre_torch.protocol.suites import SUITES
-    from hre_torch.training.display import TrainingDisplay
 
     runner, path = training.runner, training.directory.path
     suite = SUITES.get(training.recipe.suite)
@@ -191,7 +190,7 @@ def _watched(
 
 
 def _add_tensorboard(stack: ExitStack, training: Training, wanted: bool | None) -> None:
-    from hre_torch.training.tensorboard import (
+    from hre_torch.app.training.tensorboard import (
         TensorBoardWriter,
         tensorboard_is_installed,
     )

@@ -23,7 +23,7 @@ from hre_torch.errors import (
     UnsupportedError,
 )
 from hre_torch.optim import HREOptimizer
-from hre_torch.protocol.session import Session
+from hre_torch.participant.session import Session
 
 try:
     from transformers import Trainer, TrainerCallback

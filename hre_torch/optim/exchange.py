@@ -45,10 +45,10 @@ from hre_torch.optim.flatten import FlatView
 from hre_torch.optim.local_model import LocalModel
 from hre_torch.optim.privacy import GaussianNoise, discrete_gaussian
 from hre_torch.optim.staleness import StalenessWeight
+from hre_torch.participant.participant import Opened
+from hre_torch.participant.session import Session
 from hre_torch.protocol.ciphers import Integers
 from hre_torch.protocol.combination import Combination
-from hre_torch.protocol.participant import Opened
-from hre_torch.protocol.session import Session
 
 __all__ = ["Exchange"]
 

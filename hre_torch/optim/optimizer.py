@@ -64,8 +64,8 @@ from hre_torch.optim.settings import (
     intervals,
 )
 from hre_torch.optim.staleness import Constant, StalenessWeight
-from hre_torch.protocol.participant import Opened
-from hre_torch.protocol.session import Session
+from hre_torch.participant.participant import Opened
+from hre_torch.participant.session import Session
 from hre_torch.protocol.task_options import Buffers
 
 __all__ = ["STATE_KEY", "HREOptimizer", "without_local"]

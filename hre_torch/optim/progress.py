@@ -13,7 +13,7 @@ from hre_torch.errors import (
     NonFiniteGradientWarning,
     SaturationWarning,
 )
-from hre_torch.protocol.session import Session
+from hre_torch.participant.session import Session
 
 __all__ = ["Finish", "Progress"]
 

@@ -11,7 +11,7 @@ from torch import nn
 from hre_torch.errors import UnsupportedError
 from hre_torch.optim.pacing import AUTO, Every
 from hre_torch.optim.privacy import GaussianNoise
-from hre_torch.protocol.session import Session
+from hre_torch.participant.session import Session
 from hre_torch.protocol.task_options import is_positive
 
 __all__ = ["check_choice", "check_kinds", "check_numbers", "intervals"]

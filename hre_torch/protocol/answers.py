@@ -16,7 +16,6 @@ from hre_torch.errors import (
     ProtocolError,
     SpentUpdateError,
 )
-from hre_torch.protocol.envelope import Envelope, Header, Refusal, decode, kind_of
 from hre_torch.protocol.messages import (
     Ack,
     Release,
@@ -26,6 +25,7 @@ from hre_torch.protocol.messages import (
     Verdict,
 )
 from hre_torch.protocol.task import Task
+from hre_torch.protocol.wire import Envelope, Header, Refusal, decode, kind_of
 
 __all__ = ["read_answer", "read_decision", "read_verdict", "ruling_release"]
 

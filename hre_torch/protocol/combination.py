@@ -50,8 +50,8 @@ from hre_torch.errors import (
     UnsupportedError,
 )
 from hre_torch.protocol.ciphers import Integers
-from hre_torch.protocol.norms import require_norm
 from hre_torch.protocol.task import TaskConfig
+from hre_torch.protocol.vectors import require_norm
 
 __all__ = ["Combination", "divided"]
 

@@ -1,16 +1,28 @@
-"""One line of the ledger, lists of lines, and the hash chain over lists."""
+"""The lines of a ledger: which uploads it knows, found by digest, number and age.
+
+One line of the ledger, lists of lines, and the hash chain over lists.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
 
 from hre_torch.protocol.messages import Listed, Upload, named_models
 
-__all__ = ["GENESIS", "Entry", "LedgerState", "NamedModels", "Proposal", "chain_after"]
+__all__ = [
+    "GENESIS",
+    "Entry",
+    "LedgerState",
+    "Lines",
+    "NamedModels",
+    "Proposal",
+    "chain_after",
+]
 
 GENESIS: Final = bytes(32)
 """Hash chain before the first release."""
@@ -117,3 +129,143 @@ def chain_after(
         (version, tuple(uploads), tuple(expired), commitment)
     )
     return hashlib.sha256(previous + listed).digest()
+
+
+class Lines:
+    """One line for each upload that somebody may still ask about.
+
+    How many wait is counted as they come and go, since every upload asks.
+
+    Args:
+        names: the participants in the roster.
+        entries: lines of an earlier ledger, in the order in which they were entered.
+    """
+
+    def __init__(self, names: Iterable[str], entries: Iterable[Entry] = ()) -> None:
+        self._entries: dict[bytes, Entry] = {}
+        self._by_number: dict[tuple[str, int], bytes] = {}
+        self._waiting: dict[bytes, Entry] = {}
+        # Of each identity: what waits, what of it is accepted, what a list consumed.
+        self._unreleased: Counter[str] = Counter()
+        self._accepted: Counter[str] = Counter()
+        self._consumed: dict[str, deque[Entry]] = {name: deque() for name in names}
+        known = list(entries)
+        for entry in known:
+            self._file(entry)
+            if entry.version == 0:
+                self._wait(entry)
+        for entry in sorted(known, key=_age):
+            if entry.version:
+                self._consumed.setdefault(entry.name, deque()).append(entry)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    def find(self, digest: bytes) -> Entry | None:
+        """Return the line with that digest, if there is one."""
+        return self._entries.get(digest)
+
+    def named(self, name: str, sequence: int) -> bytes | None:
+        """Return the digest of the upload with that number, if there is a line."""
+        return self._by_number.get((name, sequence))
+
+    def waiting(self) -> Iterator[Entry]:
+        """Yield what no list has consumed, oldest first."""
+        return iter(self._waiting.values())
+
+    def consumed_by(self, version: int) -> bool:
+        """Return whether there is still a line that the list of a version consumed."""
+        return any(entry.version == version for entry in self._entries.values())
+
+    def unreleased(self, name: str) -> int:
+        """Return how many uploads of one identity wait."""
+        return self._unreleased[name]
+
+    def ready(self) -> int:
+        """Return of how many identities an accepted upload waits."""
+        return len(self._accepted)
+
+    def enter(self, entry: Entry) -> None:
+        """Add the line of a new upload."""
+        self._file(entry)
+        self._wait(entry)
+
+    def accept(self, entry: Entry) -> None:
+        """Mark a waiting upload as accepted by both servers."""
+        if entry.status == "pending":
+            entry.status, entry.voids = "accepted", ()
+            self._accepted[entry.name] += 1
+
+    def withdraw(self, entry: Entry) -> None:
+        """Remove the line of a waiting upload."""
+        self._stop_waiting(entry)
+        self._drop(entry)
+
+    def consume(self, listed: Proposal, version: int) -> None:
+        """Note which list has consumed some waiting uploads, and how.
+
+        What they named of models is counted by then, and need not stay.
+        """
+        for entry in (*listed.uploads, *listed.expired):
+            self._stop_waiting(entry)
+            entry.version = version
+            entry.state_digests = b""
+        for entry in listed.uploads:
+            entry.status = "released"
+        for entry in listed.expired:
+            entry.status = "expired"
+        # In the order in which they are found after a restart, whatever the list's is.
+        for entry in sorted((*listed.uploads, *listed.expired), key=_age):
+            self._consumed[entry.name].append(entry)
+
+    def forget(self, fetched: Mapping[str, int], oldest: int, most: int) -> list[Entry]:
+        """Drop old lines of consumed uploads, and return them.
+
+        Args:
+            fetched: participant to the last release that it has opened.
+            oldest: lists after this one are recent; their lines stay.
+            most: how many of the newest lines of one identity stay for it while it has
+                not opened the lists that consumed them.
+        """
+        forgotten = []
+        for name, consumed in self._consumed.items():
+            while consumed and consumed[0].version <= oldest:
+                if consumed[0].version > fetched[name] and len(consumed) <= most:
+                    break
+                forgotten.append(consumed.popleft())
+        for entry in forgotten:
+            self._drop(entry)
+        return forgotten
+
+    def copies(self) -> list[Entry]:
+        """Return a copy of every line."""
+        return [msgspec.structs.replace(entry) for entry in self]
+
+    def _file(self, entry: Entry) -> None:
+        self._entries[entry.digest] = entry
+        self._by_number[entry.name, entry.sequence] = entry.digest
+
+    def _drop(self, entry: Entry) -> None:
+        del self._entries[entry.digest]
+        del self._by_number[entry.name, entry.sequence]
+
+    def _wait(self, entry: Entry) -> None:
+        self._waiting[entry.digest] = entry
+        self._unreleased[entry.name] += 1
+        self._accepted[entry.name] += entry.status == "accepted"
+        self._tidy(entry.name)
+
+    def _stop_waiting(self, entry: Entry) -> None:
+        del self._waiting[entry.digest]
+        self._unreleased[entry.name] -= 1
+        self._accepted[entry.name] -= entry.status == "accepted"
+        self._tidy(entry.name)
+
+    def _tidy(self, name: str) -> None:
+        # A counter keeps zeros, and `ready` counts what is there.
+        if not self._accepted[name]:
+            del self._accepted[name]
+
+
+def _age(entry: Entry) -> tuple[int, int]:
+    return entry.version, entry.sequence

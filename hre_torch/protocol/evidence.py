@@ -22,17 +22,16 @@ from typing import Any
 import msgspec
 
 from hre_torch.errors import EquivocationError, MessageError, WrongTaskError
-from hre_torch.protocol.envelope import (
+from hre_torch.protocol.messages import Listed, Release, Upload, Witness
+from hre_torch.protocol.roster import KEY_TRANSFORM, KeyCard
+from hre_torch.protocol.task import Task
+from hre_torch.protocol.wire import (
     Envelope,
     Name,
     Refusal,
     decode,
     parse_header,
 )
-from hre_torch.protocol.messages import Listed, Release, Upload
-from hre_torch.protocol.requests import Witness
-from hre_torch.protocol.roster import KEY_TRANSFORM, KeyCard
-from hre_torch.protocol.task import Task
 
 __all__ = ["Evidence", "EvidenceBox", "check_evidence", "decode_evidence", "refuted"]
 

@@ -17,8 +17,8 @@ from typing import Final
 
 import msgspec
 
-from hre_torch.protocol.envelope import Digest, Header, MaybeDigest, Name, Number
 from hre_torch.protocol.ledger import Ledger
+from hre_torch.protocol.wire import Digest, Header, MaybeDigest, Name, Number
 
 __all__ = ["Count", "Horizon", "LedgerHead", "Records"]
 

@@ -32,13 +32,13 @@ from hre_torch.protocol.entries import (
     GENESIS,
     Entry,
     LedgerState,
+    Lines,
     NamedModels,
     Proposal,
     chain_after,
 )
-from hre_torch.protocol.envelope import DIGEST_BYTES
-from hre_torch.protocol.lines import Lines
 from hre_torch.protocol.task import TaskConfig
+from hre_torch.protocol.wire import DIGEST_BYTES
 
 __all__ = ["Ledger"]
 

@@ -9,9 +9,9 @@ from typing import Final, Literal
 
 import msgspec
 
-from hre_torch.crypto.signatures import SigningKey
+from hre_torch.crypto.keys.signatures import SigningKey
 from hre_torch.errors import TaskError
-from hre_torch.protocol.envelope import MAX_NAME
+from hre_torch.protocol.wire import MAX_NAME
 from hre_torch.registry import nearest
 
 __all__ = [

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from hre_torch.crypto.dcr.modulus import Parameters
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY, Entropy
-from hre_torch.crypto.modulus import Parameters
-from hre_torch.crypto.signatures import SigningKey
+from hre_torch.crypto.keys.signatures import SigningKey
 from hre_torch.errors import MessageError, TaskError
 from hre_torch.protocol.ciphers import (
     Body,

@@ -10,13 +10,12 @@ from typing import Final, Literal
 
 import msgspec
 
-from hre_torch.crypto.modulus import Parameters
-from hre_torch.crypto.signatures import SigningKey, verify
+from hre_torch.crypto.dcr.modulus import Parameters
+from hre_torch.crypto.keys.signatures import SigningKey, verify
 from hre_torch.encoding.fixed_point import FixedPoint
 from hre_torch.errors import TaskError
-from hre_torch.protocol.envelope import DIGEST_BYTES
-from hre_torch.protocol.framing import MAX_HEADER_BYTES
 from hre_torch.protocol.roster import Roster
+from hre_torch.protocol.wire import DIGEST_BYTES, MAX_HEADER_BYTES
 
 __all__ = ["Task", "TaskConfig", "sign_task"]
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, get_args, get_type_
 import msgspec
 from msgspec import Meta
 
-from hre_torch.crypto.modulus import Parameters
+from hre_torch.crypto.dcr.modulus import Parameters
 from hre_torch.encoding.fixed_point import FixedPoint
 from hre_torch.errors import TaskError
 from hre_torch.protocol.roster import Roster

@@ -13,7 +13,7 @@ from benchmarks.accuracy.page import markdown
 from benchmarks.accuracy.selective import _schedule, selective
 from benchmarks.accuracy.summary import Outcome, summarise
 from benchmarks.accuracy.training import train_cell
-from hre_torch.training.assembly import load_recipe_data
+from hre_torch.app.training.assembly import load_recipe_data
 
 DIGITS = Case("digits_mlp", 4, None, 2)
 METHODS = ("pooled", "federated", "selective 10 %", "selective 1 %", "alone")

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import load
 from benchmarks.crowd import Crowd, measure_crowd
-from hre_torch.aggregators.services import running
+from hre_torch.servers import running
 
 pytestmark = pytest.mark.servers
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import pytest
 from gmpy2 import mpz, powmod
 
-from hre_torch.crypto.elements import encode_elements
-from hre_torch.crypto.encryption import Ciphertext
+from hre_torch.crypto.dcr.encryption import Ciphertext
+from hre_torch.crypto.dcr.modulus import Parameters, load_profile
+from hre_torch.crypto.dcr.proofs import prove, verify_blocks, verify_heads
+from hre_torch.crypto.dcr.transcript import encode_elements
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY
-from hre_torch.crypto.modulus import Parameters, load_profile
-from hre_torch.crypto.proofs import prove, verify_blocks, verify_heads
 from hre_torch.errors import ProofError
 
 _SECRETS = [SYSTEM_ENTROPY.even_exponent(64) for _ in range(16)]

@@ -5,14 +5,14 @@ import hashlib
 import gmpy2
 import pytest
 
-from hre_torch.crypto import ceremony
-from hre_torch.crypto.ceremony import (
+from hre_torch.crypto.dcr.modulus import load_profile
+from hre_torch.crypto.entropy import Entropy
+from hre_torch.crypto.keys import ceremony
+from hre_torch.crypto.keys.ceremony import (
     expected_candidates,
     hold_ceremony,
     write_profile,
 )
-from hre_torch.crypto.entropy import Entropy
-from hre_torch.crypto.modulus import load_profile
 from hre_torch.errors import ModulusError
 
 

@@ -9,19 +9,19 @@ import pytest
 import torch
 
 import hre_torch.crypto
-from hre_torch.crypto.fixed_base import RECIPIENT_BYTES
-from hre_torch.crypto.gaussian import ETA, TAIL_BOUND
-from hre_torch.crypto.modulus import load_profile
-from hre_torch.crypto.ring_parameters import (
+from hre_torch.app.models import build_model
+from hre_torch.app.recipes import load_recipe
+from hre_torch.crypto.dcr.fixed_base import RECIPIENT_BYTES
+from hre_torch.crypto.dcr.modulus import load_profile
+from hre_torch.crypto.rlwe.parameters import (
     RingParameters,
     effective_width,
     hint_epsilon_log2,
 )
-from hre_torch.models import build_model
+from hre_torch.crypto.rlwe.sampling import ETA, TAIL_BOUND
 from hre_torch.optim.flatten import Layout
 from hre_torch.protocol.suite import Workload
 from hre_torch.protocol.suites import SUITES
-from hre_torch.recipes import load_recipe
 
 PAGE = Path(hre_torch.crypto.__path__[0], "README.md").read_text(encoding="utf-8")
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))

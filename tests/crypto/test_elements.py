@@ -8,9 +8,9 @@ from gmpy2 import mpz
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hre_torch.crypto.elements import decode_elements, encode_elements
+from hre_torch.crypto.dcr.modulus import Parameters, load_profile
+from hre_torch.crypto.dcr.transcript import decode_elements, encode_elements
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY
-from hre_torch.crypto.modulus import Parameters, load_profile
 from hre_torch.errors import InvalidElementError
 
 TOY = load_profile("toy-insecure")

@@ -9,15 +9,15 @@ from gmpy2 import mpz
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hre_torch.crypto import fixed_base
-from hre_torch.crypto.fixed_base import (
+from hre_torch.crypto.dcr import fixed_base
+from hre_torch.crypto.dcr.fixed_base import (
     FixedBaseTable,
     limit_recipient_tables,
     multiply_powers,
     shared_table,
     table_bytes,
 )
-from hre_torch.crypto.modulus import load_profile
+from hre_torch.crypto.dcr.modulus import load_profile
 from hre_torch.errors import CryptoError, InvalidElementError
 
 PARAMS = load_profile("toy-insecure")

@@ -6,8 +6,8 @@ import gmpy2
 import pytest
 from gmpy2 import mpz
 
-from hre_torch.crypto.foreign_parameters import check_modulus, security_of
-from hre_torch.crypto.modulus import load_profile
+from hre_torch.crypto.dcr.foreign_parameters import check_modulus, security_of
+from hre_torch.crypto.dcr.modulus import load_profile
 from hre_torch.errors import ModulusError
 
 TOY = load_profile("toy-insecure")

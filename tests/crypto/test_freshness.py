@@ -14,18 +14,24 @@ import gmpy2
 import pytest
 from gmpy2 import mpz
 
-from hre_torch.crypto import encryption, reencryption
-from hre_torch.crypto.encryption import Ciphertext, add, encrypt, rerandomise
-from hre_torch.crypto.entropy import SYSTEM_ENTROPY, Entropy
-from hre_torch.crypto.lane_keys import Exponents, joint_keys
-from hre_torch.crypto.modulus import load_profile
-from hre_torch.crypto.reencryption import (
+from hre_torch.crypto.dcr import encryption, reencryption
+from hre_torch.crypto.dcr.encryption import (
+    Ciphertext,
+    Exponents,
+    add,
+    encrypt,
+    joint_keys,
+    rerandomise,
+)
+from hre_torch.crypto.dcr.modulus import load_profile
+from hre_torch.crypto.dcr.reencryption import (
     FirstPhase,
     first_phase,
     head_powers,
     open_block,
     second_phase,
 )
+from hre_torch.crypto.entropy import SYSTEM_ENTROPY, Entropy
 
 P = load_profile("toy-insecure")
 N, SQUARE = P.n, P.n_squared

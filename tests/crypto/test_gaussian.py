@@ -6,9 +6,14 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from hre_torch.crypto import gaussian
-from hre_torch.crypto.gaussian import ETA, TAIL_BOUND, probabilities, sample_gaussian
-from hre_torch.crypto.keystream import Keystream
+from hre_torch.crypto.rlwe import sampling
+from hre_torch.crypto.rlwe.sampling import (
+    ETA,
+    TAIL_BOUND,
+    Keystream,
+    probabilities,
+    sample_gaussian,
+)
 
 COUNT = 1_000_000
 
@@ -53,7 +58,7 @@ def test_probabilities_are_those_of_the_gaussian():
 
 
 def test_both_tables_together_give_the_exact_probabilities():
-    tables = gaussian._tables()
+    tables = sampling._tables()
     whole = [0, *map(int, tables.boundaries)]
     left_over = 2**15 - whole[-1]
     fine = [
@@ -69,7 +74,7 @@ def test_both_tables_together_give_the_exact_probabilities():
 
 
 def test_few_words_are_left_over():
-    assert (2**15 - int(gaussian._tables().boundaries[-1])) / 2**15 < 1 / 2100
+    assert (2**15 - int(sampling._tables().boundaries[-1])) / 2**15 < 1 / 2100
 
 
 def test_beyond_the_cut_lies_less_than_2_to_the_minus_147():
@@ -101,7 +106,7 @@ def test_neighbours_are_not_correlated(numbers):
 
 
 def test_words_that_are_left_over_follow_the_remainders():
-    drawn = gaussian._draw_from_remainders(Keystream(bytes(32)), 200_000)
+    drawn = sampling._draw_from_remainders(Keystream(bytes(32)), 200_000)
     remainders = [float(p % 2**200) / 2**200 for p in probabilities(215)]
     expected = [200_000 * r / sum(remainders) for r in remainders]
     cells = [m for m, e in enumerate(expected) if e >= 10]
@@ -112,14 +117,14 @@ def test_words_that_are_left_over_follow_the_remainders():
 
 
 def test_a_word_on_a_boundary_belongs_to_the_next_magnitude():
-    boundaries = gaussian._tables().boundaries
+    boundaries = sampling._tables().boundaries
     words = np.array([0, boundaries[0] - 1, boundaries[0], boundaries[1]], dtype="<u2")
     numbers = sample_gaussian(Script(words.tobytes()), 4)
     assert numbers.tolist() == [0, 0, 1, 2]
 
 
 def test_the_top_bit_is_the_sign():
-    boundaries = gaussian._tables().boundaries
+    boundaries = sampling._tables().boundaries
     words = np.array([boundaries[4], boundaries[4] | 0x8000, 0x8000], dtype="<u2")
     assert sample_gaussian(Script(words.tobytes()), 3).tolist() == [5, -5, 0]
 
@@ -131,7 +136,7 @@ def test_the_largest_words_give_the_largest_magnitudes():
 
 
 def test_the_second_half_of_a_fine_draw_decides_a_tie():
-    tables = gaussian._tables()
+    tables = sampling._tables()
     high, low = int(tables.high[2]), int(tables.low[2])
     draws = [(high << 64) + low - 1, (high << 64) + low]
     octets = b"".join(

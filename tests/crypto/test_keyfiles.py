@@ -12,10 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hre_torch.crypto import keyfiles, private_files
 from hre_torch.crypto.entropy import Entropy
-from hre_torch.crypto.keyfiles import MAX_SECRET_BYTES, read_key_file, write_key_file
-from hre_torch.crypto.private_files import read_passphrase
+from hre_torch.crypto.keys import key_files
+from hre_torch.crypto.keys.key_files import (
+    MAX_SECRET_BYTES,
+    read_key_file,
+    read_passphrase,
+    write_key_file,
+)
 from hre_torch.errors import KeyFileError
 
 SECRET = bytes(range(64, 128))
@@ -52,7 +56,7 @@ def write(path, **changes) -> bytes:
 @pytest.fixture
 def cheap(monkeypatch):
     """Make scrypt cheap, for tests that open hundreds of files."""
-    monkeypatch.setattr(keyfiles, "_SCRYPT_N", 2)
+    monkeypatch.setattr(key_files, "_SCRYPT_N", 2)
 
 
 @pytest.fixture
@@ -79,7 +83,11 @@ def test_what_was_written_is_read_back_at_full_cost(tmp_path):
 
 
 def test_the_cost_is_that_of_the_security_design():
-    assert (keyfiles._SCRYPT_N, keyfiles._SCRYPT_R, keyfiles._SCRYPT_P) == (2**17, 8, 1)
+    assert (key_files._SCRYPT_N, key_files._SCRYPT_R, key_files._SCRYPT_P) == (
+        2**17,
+        8,
+        1,
+    )
 
 
 @every_example_in_one_folder
@@ -136,10 +144,10 @@ def test_a_file_that_the_owner_may_only_read_is_accepted(path):
 
 
 def test_a_file_of_another_user_is_refused(path, monkeypatch):
-    monkeypatch.setattr(private_files.os, "geteuid", lambda: 4711)
+    monkeypatch.setattr(key_files.os, "geteuid", lambda: 4711)
     status = list(path.stat())
     status[4] = 815
-    monkeypatch.setattr(private_files.os, "fstat", lambda _: os.stat_result(status))
+    monkeypatch.setattr(key_files.os, "fstat", lambda _: os.stat_result(status))
     assert "user 815, who can read it" in refusal(path)
 
 
@@ -172,7 +180,7 @@ def test_file_and_folder_reach_the_disk_before_the_call_returns(
         synced.append(stat.S_ISDIR(os.fstat(descriptor).st_mode))
         real(descriptor)
 
-    monkeypatch.setattr(private_files.os, "fsync", fsync)
+    monkeypatch.setattr(key_files.os, "fsync", fsync)
     write(tmp_path / "key")
     assert synced == [False, True]
 
@@ -181,7 +189,7 @@ def test_a_failure_on_the_way_leaves_nothing_behind(tmp_path, cheap, monkeypatch
     def fail(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(private_files.os, "fsync", fail)
+    monkeypatch.setattr(key_files.os, "fsync", fail)
     with pytest.raises(KeyFileError, match="No space left"):
         write(tmp_path / "key")
     assert list(tmp_path.iterdir()) == []

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from hre_torch.crypto.keystream import Keystream
+from hre_torch.crypto.rlwe.sampling import Keystream
 from hre_torch.errors import ConfigurationError
 
 KEY = bytes(range(32))

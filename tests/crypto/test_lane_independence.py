@@ -11,10 +11,15 @@ import gmpy2
 import pytest
 from gmpy2 import mpz
 
-from hre_torch.crypto.encryption import Ciphertext, encrypt
-from hre_torch.crypto.lane_keys import Exponents, check_public_keys, joint_keys
-from hre_torch.crypto.modulus import load_profile
-from hre_torch.crypto.reencryption import first_phase, head_powers, second_phase
+from hre_torch.crypto.dcr.encryption import (
+    Ciphertext,
+    Exponents,
+    check_public_keys,
+    encrypt,
+    joint_keys,
+)
+from hre_torch.crypto.dcr.modulus import load_profile
+from hre_torch.crypto.dcr.reencryption import first_phase, head_powers, second_phase
 from hre_torch.errors import CryptoError, InvalidElementError
 
 P = load_profile("toy-insecure")

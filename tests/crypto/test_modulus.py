@@ -11,7 +11,7 @@ import gmpy2
 import pytest
 from gmpy2 import mpz
 
-from hre_torch.crypto.modulus import (
+from hre_torch.crypto.dcr.modulus import (
     Parameters,
     derive_generator,
     load_profile,

@@ -8,7 +8,7 @@ from gmpy2 import mpz
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hre_torch.crypto.multi_exponentiation import (
+from hre_torch.crypto.dcr.powers import (
     product_of_powers,
     products_of_powers,
 )

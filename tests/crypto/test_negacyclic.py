@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hre_torch.crypto import negacyclic
-from hre_torch.crypto.gaussian import ETA
-from hre_torch.crypto.negacyclic import (
+from hre_torch.crypto.rlwe import ring
+from hre_torch.crypto.rlwe.ring import (
     LARGEST_NORM,
     RING_DIMENSION,
     SmallElement,
     transform,
 )
+from hre_torch.crypto.rlwe.sampling import ETA
 from hre_torch.errors import InvalidElementError
 
 N = RING_DIMENSION
@@ -97,7 +97,7 @@ def test_the_product_of_uniform_and_gaussian_is_exact(width):
 def test_the_error_before_rounding_stays_far_below_its_bound(a):
     for s in (EXTREME_SMALL["longest single limb"], gaussian(3, ETA)):
         points = transform(a[None]) * transform(s.astype(np.int32)[None])
-        points = np.fft.ifft(points, axis=1) * np.conjugate(negacyclic._weights())
+        points = np.fft.ifft(points, axis=1) * np.conjugate(ring._weights())
         # The true product has more than 32 but fewer than 53 bits: doubles hold it.
         error = np.abs(points.view(np.float64)[0] - schoolbook(a, s)).max()
         norms = np.linalg.norm(a.astype(float)) * np.linalg.norm(s.astype(float))
@@ -117,7 +117,7 @@ def test_an_honest_secret_takes_one_limb_and_an_honest_sum_two():
 
 def test_every_limb_is_short_enough():
     for s in EXTREME_SMALL.values():
-        for limb in negacyclic._short_limbs(s):
+        for limb in ring._short_limbs(s):
             assert np.linalg.norm(limb.astype(float)) <= LARGEST_NORM
 
 

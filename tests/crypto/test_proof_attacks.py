@@ -11,9 +11,9 @@ from dataclasses import replace
 import pytest
 from gmpy2 import invert, mpz, powmod
 
-from hre_torch.crypto.encryption import Ciphertext
+from hre_torch.crypto.dcr.encryption import Ciphertext
+from hre_torch.crypto.dcr.transcript import Transcript
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY
-from hre_torch.crypto.transcript import Transcript
 
 SEEDS = range(20)
 
@@ -163,7 +163,7 @@ def test_a_short_block_cannot_lend_its_exponent_to_the_full_ones(
     answer = commitments[1] * commitments[2] * answer % params.n_squared
     assert powmod(params.g, sum(responses), params.n_squared) == answer
     with monkeypatch.context() as patch:
-        patch.setattr("hre_torch.crypto.proofs.check_powers", lambda *_, **__: None)
+        patch.setattr("hre_torch.crypto.dcr.proofs.check_powers", lambda *_, **__: None)
         forged.check_blocks()
     assert forged.refused_by() == {"KTS", "DSP"}
 

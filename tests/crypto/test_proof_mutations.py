@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 from gmpy2 import invert, mpz, powmod
 
-from hre_torch.crypto.elements import decode_elements, encode_elements
+from hre_torch.crypto.dcr.transcript import decode_elements, encode_elements
 from hre_torch.errors import InvalidElementError, ProofError
 
 SIZES = (1, 3, 4, 6, 7, 8, 10)

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from gmpy2 import mpz
 
-from hre_torch.crypto.encryption import Ciphertext
+from hre_torch.crypto.dcr.encryption import Ciphertext
+from hre_torch.crypto.dcr.modulus import load_profile
+from hre_torch.crypto.dcr.proofs import prove, verify_blocks, verify_heads
+from hre_torch.crypto.dcr.schnorr import prove_knowledge, verify_knowledge
 from hre_torch.crypto.entropy import Entropy
-from hre_torch.crypto.modulus import load_profile
-from hre_torch.crypto.proofs import prove, verify_blocks, verify_heads
-from hre_torch.crypto.schnorr import prove_knowledge, verify_knowledge
 from hre_torch.errors import ProofError
 from hre_torch.protocol.roster import KeyCard
-from hre_torch.protocol.suites.key_proofs import card_context
+from hre_torch.protocol.suites.gated import card_context
 
 VECTORS = json.loads(
     (Path(__file__).parents[1] / "vectors" / "proofs.json").read_text()

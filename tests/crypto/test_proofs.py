@@ -7,9 +7,9 @@ from gmpy2 import mpz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hre_torch.crypto.dcr.modulus import load_profile
+from hre_torch.crypto.dcr.proofs import proof_bytes, prove, verify_blocks, verify_heads
 from hre_torch.crypto.entropy import Entropy
-from hre_torch.crypto.modulus import load_profile
-from hre_torch.crypto.proofs import proof_bytes, prove, verify_blocks, verify_heads
 from hre_torch.errors import ProofError
 
 

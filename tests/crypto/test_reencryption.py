@@ -10,9 +10,9 @@ from gmpy2 import mpz
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hre_torch.crypto.lane_keys import check_public_keys
-from hre_torch.crypto.modulus import Parameters, load_profile
-from hre_torch.crypto.reencryption import (
+from hre_torch.crypto.dcr.encryption import check_public_keys
+from hre_torch.crypto.dcr.modulus import Parameters, load_profile
+from hre_torch.crypto.dcr.reencryption import (
     Ciphertext,
     Exponents,
     FirstPhase,

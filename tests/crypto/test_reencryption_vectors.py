@@ -13,12 +13,17 @@ import pytest
 from gmpy2 import mpz
 
 from hre_torch import errors
-from hre_torch.crypto.elements import decode_elements, encode_elements
-from hre_torch.crypto.encryption import Ciphertext, add, encrypt, scale
-from hre_torch.crypto.entropy import Entropy
-from hre_torch.crypto.lane_keys import Exponents, check_public_keys, joint_keys
-from hre_torch.crypto.modulus import Parameters, check_modulus
-from hre_torch.crypto.reencryption import (
+from hre_torch.crypto.dcr.encryption import (
+    Ciphertext,
+    Exponents,
+    add,
+    check_public_keys,
+    encrypt,
+    joint_keys,
+    scale,
+)
+from hre_torch.crypto.dcr.modulus import Parameters, check_modulus
+from hre_torch.crypto.dcr.reencryption import (
     FirstPhase,
     SecondPhase,
     first_phase,
@@ -26,6 +31,8 @@ from hre_torch.crypto.reencryption import (
     open_block,
     second_phase,
 )
+from hre_torch.crypto.dcr.transcript import decode_elements, encode_elements
+from hre_torch.crypto.entropy import Entropy
 
 FOLDER = Path(__file__).parents[1] / "vectors"
 GENERATOR = FOLDER / "generate_reencryption.py"

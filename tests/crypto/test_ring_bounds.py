@@ -10,15 +10,15 @@ from fractions import Fraction
 import pytest
 from gmpy2 import mpz
 
-from hre_torch.crypto.gaussian import ETA, TAIL_BOUND
-from hre_torch.crypto.negacyclic import RING_DIMENSION
-from hre_torch.crypto.ring_parameters import (
+from hre_torch.crypto.rlwe.parameters import (
     DELTA_BITS,
     MOST_ADDITIONS,
     RingParameters,
     effective_width,
     hint_epsilon_log2,
 )
+from hre_torch.crypto.rlwe.ring import RING_DIMENSION
+from hre_torch.crypto.rlwe.sampling import ETA, TAIL_BOUND
 from hre_torch.errors import TaskError
 
 HALF_DELTA = 1 << (DELTA_BITS - 1)

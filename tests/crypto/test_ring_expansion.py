@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from hre_torch.crypto.negacyclic import transform
-from hre_torch.crypto.ring_expansion import (
+from hre_torch.crypto.rlwe.ring import transform
+from hre_torch.crypto.rlwe.sampling import (
     PIECE_BLOCKS,
     PublicExpansion,
     shared_expansion,

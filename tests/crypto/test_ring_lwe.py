@@ -7,14 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hre_torch.crypto import ring_lwe
 from hre_torch.crypto.entropy import Entropy
-from hre_torch.crypto.gaussian import ETA, TAIL_BOUND
-from hre_torch.crypto.negacyclic import SmallElement, transform
-from hre_torch.crypto.ring_expansion import PublicExpansion
-from hre_torch.crypto.ring_lwe import accumulate, mask, unmask
-from hre_torch.crypto.ring_numbers import encode_numbers
-from hre_torch.crypto.ring_parameters import RingParameters
+from hre_torch.crypto.rlwe import masking
+from hre_torch.crypto.rlwe.masking import accumulate, encode_numbers, mask, unmask
+from hre_torch.crypto.rlwe.parameters import RingParameters
+from hre_torch.crypto.rlwe.ring import SmallElement, transform
+from hre_torch.crypto.rlwe.sampling import ETA, TAIL_BOUND, PublicExpansion
 from hre_torch.errors import (
     ChecksumError,
     DecryptionError,
@@ -233,7 +231,7 @@ def test_a_secret_sum_longer_than_honest_ones_add_up_to_does_not_open(three):
     secret_sum[:] = 30 * np.sign(secret_sum)
     assert np.abs(secret_sum).max() < PARAMETERS.residual_limit(3)
     with pytest.raises(DecryptionError):
-        ring_lwe._check_secret(secret_sum, 3, PARAMETERS)
+        masking._check_secret(secret_sum, 3, PARAMETERS)
 
 
 @pytest.mark.parametrize("n_values", [1, 24, 2044])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hre_torch.crypto.ring_parameters import RingParameters
+from hre_torch.crypto.rlwe.parameters import RingParameters
 from hre_torch.errors import TaskError
 
 

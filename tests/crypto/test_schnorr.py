@@ -5,15 +5,15 @@ from gmpy2 import invert, mpz, powmod
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hre_torch.crypto.entropy import SYSTEM_ENTROPY
-from hre_torch.crypto.modulus import load_profile
-from hre_torch.crypto.schnorr import (
+from hre_torch.crypto.dcr.modulus import load_profile
+from hre_torch.crypto.dcr.schnorr import (
     knowledge_bytes,
     mask_bits,
     prove_knowledge,
     response_bound,
     verify_knowledge,
 )
+from hre_torch.crypto.entropy import SYSTEM_ENTROPY
 from hre_torch.errors import ProofError
 
 PARAMS = load_profile("toy-insecure")

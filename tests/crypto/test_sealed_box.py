@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hre_torch.crypto.sealed_box import BOX_OVERHEAD, BoxKey, seal_box
+from hre_torch.crypto.keys.boxes import BOX_OVERHEAD, BoxKey, seal_box
 from hre_torch.errors import CryptoError, DecryptionError
 
 

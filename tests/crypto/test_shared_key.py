@@ -8,8 +8,8 @@ from gmpy2 import mpz
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hre_torch.crypto.dcr.shared_key import SharedKey, add_ciphertexts
 from hre_torch.crypto.entropy import Entropy
-from hre_torch.crypto.shared_key import SharedKey, add_ciphertexts
 from hre_torch.errors import (
     ConfigurationError,
     CryptoError,

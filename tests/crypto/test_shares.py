@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hre_torch.crypto.encryption import Ciphertext, encrypt
-from hre_torch.crypto.lane_keys import Exponents
-from hre_torch.crypto.modulus import load_profile
-from hre_torch.crypto.shares import (
+from hre_torch.crypto.dcr.encryption import Ciphertext, Exponents, encrypt
+from hre_torch.crypto.dcr.modulus import load_profile
+from hre_torch.crypto.dcr.shares import (
     Share,
     combine,
     open_share,
@@ -99,7 +98,7 @@ def test_the_exponents_that_a_power_walks_through_are_fresh_every_time(
         walked.extend(exponents)
         return [pow(base, e, modulus) for e in exponents]
 
-    monkeypatch.setattr("hre_torch.crypto.shares.powers_of_one_base", recording)
+    monkeypatch.setattr("hre_torch.crypto.dcr.shares.powers_of_one_base", recording)
     for _ in range(2):
         strip(setting.block.head, setting.a, 3, TOY)
     assert len(set(walked)) == len(walked) == 12

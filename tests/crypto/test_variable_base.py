@@ -6,8 +6,8 @@ from gmpy2 import mpz
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hre_torch.crypto.modulus import load_profile
-from hre_torch.crypto.variable_base import power_modulo_square, powers_of_one_base
+from hre_torch.crypto.dcr.modulus import load_profile
+from hre_torch.crypto.dcr.powers import power_modulo_square, powers_of_one_base
 from hre_torch.errors import CryptoError, InvalidElementError
 
 PARAMS = load_profile("toy-insecure")

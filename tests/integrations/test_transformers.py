@@ -18,8 +18,8 @@ from hre_torch.errors import (
     OutsideChangeError,
     UnsupportedError,
 )
-from hre_torch.federation import Federation
 from hre_torch.optim import FlatView
+from hre_torch.optim.federation import Federation
 
 transformers = pytest.importorskip(
     "transformers", reason="needs the extra `transformers`"

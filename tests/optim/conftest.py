@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from hre_torch.federation import Federation
 from hre_torch.optim import HREOptimizer
-from hre_torch.protocol.session import Session
+from hre_torch.optim.federation import Federation
+from hre_torch.participant.session import Session
 
 FederationFactory = Callable[..., Federation]
 

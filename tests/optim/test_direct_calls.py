@@ -109,7 +109,7 @@ def test_an_upload_that_is_refused_later_stays_in_the_model(federation, put_back
         raise EquivocationError("no")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hre_torch.protocol.pushing.read_decision", refused)
+        patch.setattr("hre_torch.participant.pushing.read_decision", refused)
         with pytest.raises(EquivocationError):
             session.resend()
     assert session.pending == 1

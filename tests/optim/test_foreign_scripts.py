@@ -22,8 +22,8 @@ from hre_torch.errors import (
     SaturationWarning,
     UnsupportedError,
 )
-from hre_torch.federation import Federation
 from hre_torch.optim import FlatView, HREOptimizer
+from hre_torch.optim.federation import Federation
 
 
 def values(model):

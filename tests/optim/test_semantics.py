@@ -16,8 +16,8 @@ from hre_torch.errors import (
     StaleUploadError,
 )
 from hre_torch.optim import FlatView, HREOptimizer, Polynomial
-from hre_torch.protocol.envelope import decode
 from hre_torch.protocol.messages import Upload
+from hre_torch.protocol.wire import decode
 
 SCALE = 2.0**16
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hre_torch.federation import Federation
+from hre_torch.optim.federation import Federation
 
 MakeFederation = Callable[..., Federation]
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
-from hre_torch.crypto.signatures import SIGNATURE_BYTES, SigningKey
-from hre_torch.protocol.framing import signed_bytes
+from hre_torch.crypto.keys.signatures import SIGNATURE_BYTES, SigningKey
+from hre_torch.protocol.wire import signed_bytes
 
 NESTED = b"\x91" * 3000 + b"\xc0"
 

@@ -15,24 +15,24 @@ import msgspec
 import numpy as np
 import pytest
 
-from hre_torch.crypto.modulus import load_profile
-from hre_torch.crypto.signatures import SigningKey
+from hre_torch.crypto.dcr.modulus import load_profile
+from hre_torch.crypto.keys.signatures import SigningKey
 from hre_torch.errors import HREError
-from hre_torch.protocol.data_service import DataServiceProvider
+from hre_torch.participant.participant import LearningParticipant
 from hre_torch.protocol.entries import GENESIS
-from hre_torch.protocol.envelope import Envelope, decode, seal
-from hre_torch.protocol.key_transform import KeyTransformServer
 from hre_torch.protocol.messages import (
     Release,
     ReleaseOrder,
     Upload,
     named_models,
 )
-from hre_torch.protocol.participant import LearningParticipant
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task, sign_task
 from hre_torch.protocol.vectors import state_digest
+from hre_torch.protocol.wire import Envelope, decode, seal
 from hre_torch.protocol.workers import Workers
+from hre_torch.servers.data_service import DataServiceProvider
+from hre_torch.servers.key_transform import KeyTransformServer
 from tests.protocol.reference_servers import CORRUPTIONS, ReferenceServer, Sent
 from tests.tasks import config_for
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gmpy2 import powmod
 
-from hre_torch.protocol.suites.keys import LaneTask, decode_exponents
+from hre_torch.protocol.suites.blocks import LaneTask, decode_exponents
 
 
 @pytest.mark.parametrize("suite", ["paper", "gated"])

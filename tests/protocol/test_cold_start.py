@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from gmpy2 import powmod
 
-from hre_torch.crypto import fixed_base, schnorr
-from hre_torch.crypto.fixed_base import FixedBaseTable
-from hre_torch.crypto.modulus import load_profile
-from hre_torch.crypto.signatures import SigningKey
+from hre_torch.crypto.dcr import fixed_base, schnorr
+from hre_torch.crypto.dcr.fixed_base import FixedBaseTable
+from hre_torch.crypto.dcr.modulus import load_profile
+from hre_torch.crypto.keys.signatures import SigningKey
 from hre_torch.protocol.roster import DATA_SERVICE, KEY_TRANSFORM
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task, sign_task
@@ -104,7 +104,7 @@ def test_powers_of_the_generator_are_the_same_before_and_after_their_table(built
 
 
 def test_servers_import_neither_torch_nor_what_reads_recipes():
-    code = "import sys, hre_torch.deployment.serving; print(*sys.modules)"
+    code = "import sys, hre_torch.servers.serving; print(*sys.modules)"
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

@@ -17,9 +17,9 @@ from hre_torch.errors import (
     TransformError,
     UnsupportedError,
 )
-from hre_torch.federation import Federation
+from hre_torch.optim.federation import Federation
+from hre_torch.participant.session import Session
 from hre_torch.protocol.combination import Combination, divided
-from hre_torch.protocol.session import Session
 from hre_torch.protocol.task import Task
 from tests.tasks import plain_config
 

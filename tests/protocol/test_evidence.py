@@ -6,7 +6,6 @@ import msgspec
 import numpy as np
 import pytest
 
-from hre_torch.aggregators.local import LocalServersState
 from hre_torch.errors import (
     EquivocationError,
     HREError,
@@ -16,12 +15,13 @@ from hre_torch.errors import (
     TaskError,
     WrongTaskError,
 )
-from hre_torch.federation import Federation
-from hre_torch.protocol.envelope import decode, seal
+from hre_torch.optim.federation import Federation
+from hre_torch.participant.participant import LearningParticipant
 from hre_torch.protocol.evidence import Evidence, check_evidence, decode_evidence
 from hre_torch.protocol.messages import Ack, Deposit, Release, Upload
-from hre_torch.protocol.participant import LearningParticipant
+from hre_torch.protocol.wire import decode, seal
 from hre_torch.protocol.workers import Workers
+from hre_torch.servers.local import LocalServersState
 
 SUITES = ["plain", "gated"]
 

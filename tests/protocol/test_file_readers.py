@@ -11,11 +11,12 @@ import msgspec
 import pytest
 import torch
 
-from hre_torch.crypto import keyfiles, modulus
-from hre_torch.deployment.identities import CardFile, read_card
-from hre_torch.deployment.roster_file import RosterFile, parse_roster, task_of
-from hre_torch.federation import Federation
+from hre_torch.crypto.dcr import modulus
+from hre_torch.crypto.keys import key_files
+from hre_torch.optim.federation import Federation
 from hre_torch.protocol.task import Task
+from hre_torch.setup.identities import CardFile, read_card
+from hre_torch.setup.roster_file import RosterFile, parse_roster, task_of
 from tests.protocol.barrage import attack, counts, endless
 from tests.protocol.mutations import Mutator
 
@@ -46,10 +47,10 @@ def task() -> Task:
 @counts(4_000)
 def test_a_key_file_opens_or_is_refused(tmp_path, monkeypatch, count):
     mutator = Mutator(10)
-    monkeypatch.setattr(keyfiles, "_SCRYPT_N", 2)
+    monkeypatch.setattr(key_files, "_SCRYPT_N", 2)
     samples = []
     for name in ("a", "b"):
-        keyfiles.write_key_file(
+        key_files.write_key_file(
             tmp_path / name,
             role="dsp",
             name=name,
@@ -58,11 +59,11 @@ def test_a_key_file_opens_or_is_refused(tmp_path, monkeypatch, count):
             passphrase=b"open",
         )
         samples.append((tmp_path / name).read_bytes())
-    monkeypatch.setattr(keyfiles, "read_private", lambda data, most: data)
-    monkeypatch.setattr(keyfiles, "Path", bytes)
+    monkeypatch.setattr(key_files, "read_private", lambda data, most: data)
+    monkeypatch.setattr(key_files, "Path", bytes)
     mutants = (data for data in endless(mutator.octets, samples) if data not in samples)
     answers = attack(
-        lambda data: keyfiles.read_key_file(data, passphrase=b"open"), mutants, count
+        lambda data: key_files.read_key_file(data, passphrase=b"open"), mutants, count
     )
     assert answers["KeyFileError"] == count
 

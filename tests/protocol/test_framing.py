@@ -9,9 +9,8 @@ import pytest
 
 from hre_torch import __version__
 from hre_torch.errors import MessageError
-from hre_torch.protocol.envelope import parse_header
-from hre_torch.protocol.framing import cut, lengths_of, octets_of
 from hre_torch.protocol.messages import Upload
+from hre_torch.protocol.wire import cut, lengths_of, octets_of, parse_header
 
 SHORT, LONG = b"s" * 100, b"l" * (1 << 16)
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from hre_torch.errors import HREError, ReleaseError, RunDirectoryError, TransformError
-from hre_torch.federation import Federation, FederationState
-from hre_torch.protocol.envelope import Refusal, decode, kind_of, seal
+from hre_torch.optim.federation import Federation, FederationState
+from hre_torch.participant.participant import LearningParticipant
 from hre_torch.protocol.messages import (
     Deposit,
     Download,
@@ -27,7 +27,7 @@ from hre_torch.protocol.messages import (
     TransformRequest,
     Upload,
 )
-from hre_torch.protocol.participant import LearningParticipant
+from hre_torch.protocol.wire import Refusal, decode, kind_of, seal
 from hre_torch.protocol.workers import Workers
 from tests.protocol.barrage import counts, endless, promptly
 from tests.protocol.mutations import Mutator, split

@@ -13,15 +13,15 @@ from hre_torch.errors import (
     StaleUploadError,
     UsedNumberError,
 )
-from hre_torch.protocol.data_service import DataServiceProvider
+from hre_torch.participant.participant import LearningParticipant
 from hre_torch.protocol.entries import Entry
-from hre_torch.protocol.envelope import Envelope
-from hre_torch.protocol.journal import Journal
-from hre_torch.protocol.key_transform import KeyTransformServer
 from hre_torch.protocol.messages import Upload
-from hre_torch.protocol.participant import LearningParticipant
 from hre_torch.protocol.vectors import state_digest
+from hre_torch.protocol.wire import Envelope
 from hre_torch.protocol.workers import Workers
+from hre_torch.servers.data_service import DataServiceProvider
+from hre_torch.servers.journal import Journal
+from hre_torch.servers.key_transform import KeyTransformServer
 
 TOLD = [name for name in vars(Journal) if not name.startswith("_")]
 

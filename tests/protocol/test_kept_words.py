@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hre_torch.errors import StoreError
-from hre_torch.protocol.suites.kept_words import WordStore
+from hre_torch.protocol.suites.hybrid import WordStore
 
 N_WORDS = (1 << 18) + 5
 

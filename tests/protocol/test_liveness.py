@@ -11,17 +11,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from hre_torch.crypto.signatures import SigningKey
+from hre_torch.crypto.keys.signatures import SigningKey
 from hre_torch.errors import (
     BackPressure,
     SignatureError,
     TaskError,
 )
-from hre_torch.federation import Federation
-from hre_torch.protocol.envelope import decode, seal
+from hre_torch.optim.federation import Federation
+from hre_torch.participant.session import Session
 from hre_torch.protocol.messages import Listed, Release
-from hre_torch.protocol.session import Session
 from hre_torch.protocol.task import Task
+from hre_torch.protocol.wire import decode, seal
 
 SUITES = ["plain", "gated"]
 

@@ -7,17 +7,17 @@ import hashlib
 import numpy as np
 import pytest
 
-from hre_torch.aggregators.local import LocalAggregator
-from hre_torch.crypto.signatures import SigningKey
+from hre_torch.crypto.keys.signatures import SigningKey
 from hre_torch.errors import (
     AggregatorError,
     ProofError,
     StaleUploadError,
     UsedNumberError,
 )
-from hre_torch.protocol.envelope import decode, refuse
+from hre_torch.participant.session import Session
 from hre_torch.protocol.messages import Ack
-from hre_torch.protocol.session import Session
+from hre_torch.protocol.wire import decode, refuse
+from hre_torch.servers.local import LocalAggregator
 
 
 class Line(LocalAggregator):

@@ -27,24 +27,24 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from benchmarks.attacks.a15_lying_refusal import RefusingDataService
+from benchmarks.attacks.two_faces import View
 from hre_torch import errors
-from hre_torch.attacks.a15_lying_refusal import RefusingDataService
-from hre_torch.attacks.two_faces import View
-from hre_torch.crypto.modulus import load_profile
-from hre_torch.crypto.signatures import SigningKey
+from hre_torch.crypto.dcr.modulus import load_profile
+from hre_torch.crypto.keys.signatures import SigningKey
 from hre_torch.errors import AggregatorError, HREError
-from hre_torch.protocol.aggregator import Aggregator
-from hre_torch.protocol.envelope import decode, refuse, seal
+from hre_torch.participant.aggregator import Aggregator
+from hre_torch.participant.participant import LearningParticipant
+from hre_torch.participant.session import Session
+from hre_torch.participant.session_state import SessionState
 from hre_torch.protocol.evidence import check_evidence
-from hre_torch.protocol.key_transform import KeyTransformServer
 from hre_torch.protocol.messages import Deposit, Upload
-from hre_torch.protocol.participant import LearningParticipant
-from hre_torch.protocol.session import Session
-from hre_torch.protocol.session_state import SessionState
-from hre_torch.protocol.states import KeyTransformState
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task, sign_task
+from hre_torch.protocol.wire import decode, refuse, seal
 from hre_torch.protocol.workers import Workers
+from hre_torch.servers.journal import KeyTransformState
+from hre_torch.servers.key_transform import KeyTransformServer
 from tests.tasks import config_for
 
 NAMES = ("a", "b", "c", "mallory")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hre_torch.crypto.signatures import SigningKey
+from hre_torch.crypto.keys.signatures import SigningKey
 from hre_torch.errors import (
     BackPressure,
     HREError,
@@ -15,9 +15,8 @@ from hre_torch.errors import (
     SignatureError,
     WrongTaskError,
 )
-from hre_torch.protocol.envelope import Refusal, decode, refuse, seal
-from hre_torch.protocol.framing import MAX_HEADER_BYTES
 from hre_torch.protocol.messages import Ack, Upload
+from hre_torch.protocol.wire import MAX_HEADER_BYTES, Refusal, decode, refuse, seal
 
 CFG = bytes(range(32))
 KEY = SigningKey(bytes(32))

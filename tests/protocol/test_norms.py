@@ -16,10 +16,10 @@ from hre_torch.encoding.fixed_point import (
     StochasticRounding,
 )
 from hre_torch.errors import SlotOverflowError, TaskError
+from hre_torch.participant.session import Session
 from hre_torch.protocol.combination import Combination
-from hre_torch.protocol.norms import norm_bound, require_norm, squared_norm
-from hre_torch.protocol.session import Session
 from hre_torch.protocol.task import TaskConfig
+from hre_torch.protocol.vectors import norm_bound, require_norm, squared_norm
 from tests.tasks import plain_config
 
 SUITES = ["plain", "phong", "paper", "gated", "hybrid"]

@@ -11,13 +11,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from hre_torch.aggregators.local import (
-    LocalAggregator,
-    LocalServers,
-    LocalServersState,
-)
-from hre_torch.crypto.modulus import load_profile
-from hre_torch.crypto.signatures import SigningKey
+from hre_torch.crypto.dcr.modulus import load_profile
+from hre_torch.crypto.keys.signatures import SigningKey
 from hre_torch.errors import (
     AggregatorError,
     BehindError,
@@ -27,17 +22,22 @@ from hre_torch.errors import (
     SignatureError,
     StaleUploadError,
 )
-from hre_torch.protocol.data_service import DataServiceProvider
+from hre_torch.participant.participant import LearningParticipant, ParticipantState
+from hre_torch.participant.session import Session
 from hre_torch.protocol.entries import GENESIS
-from hre_torch.protocol.envelope import Envelope, decode, kind_of, seal
 from hre_torch.protocol.evidence import check_evidence
-from hre_torch.protocol.key_transform import KeyTransformServer
 from hre_torch.protocol.messages import ReleaseOrder, Upload
-from hre_torch.protocol.participant import LearningParticipant, ParticipantState
-from hre_torch.protocol.session import Session
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task, sign_task
+from hre_torch.protocol.wire import Envelope, decode, kind_of, seal
 from hre_torch.protocol.workers import Workers
+from hre_torch.servers.data_service import DataServiceProvider
+from hre_torch.servers.key_transform import KeyTransformServer
+from hre_torch.servers.local import (
+    LocalAggregator,
+    LocalServers,
+    LocalServersState,
+)
 from tests.tasks import config_for
 
 NAMES = ("alice", "bob", "carol", "dave")
@@ -216,7 +216,7 @@ def test_a_dsp_that_lacks_an_accepted_upload_says_so_and_stops(history):
 
 
 def test_sessions_that_know_more_than_both_servers_are_not_resumed(make_federation):
-    from hre_torch.federation import Federation
+    from hre_torch.optim.federation import Federation
 
     with make_federation("plain", participants=3, min_contributions=3) as federation:
         sessions = [federation.join() for _ in range(3)]

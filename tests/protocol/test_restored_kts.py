@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from hre_torch.errors import AggregatorError, HREError
-from hre_torch.federation import Federation
-from hre_torch.protocol.data_service import DataServiceProvider
-from hre_torch.protocol.envelope import seal
-from hre_torch.protocol.key_transform import KeyTransformServer
+from hre_torch.optim.federation import Federation
+from hre_torch.participant.participant import LearningParticipant
 from hre_torch.protocol.messages import ReleaseOrder
-from hre_torch.protocol.participant import LearningParticipant
+from hre_torch.protocol.wire import seal
 from hre_torch.protocol.workers import Workers
+from hre_torch.servers.data_service import DataServiceProvider
+from hre_torch.servers.key_transform import KeyTransformServer
 
 NAMES = ("alice", "bob", "carol", "mallory")
 N_VALUES = 6

@@ -19,7 +19,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from hre_torch.protocol.envelope import seal
 from hre_torch.protocol.messages import (
     Deposit,
     Receipt,
@@ -28,6 +27,7 @@ from hre_torch.protocol.messages import (
     Upload,
 )
 from hre_torch.protocol.vectors import state_digest
+from hre_torch.protocol.wire import seal
 from tests.protocol.reference_servers import CORRUPTIONS, Sent
 from tests.protocol.servers_play import N_VALUES, NAMES, outcome, seen
 from tests.protocol.servers_promises import Promises

@@ -6,7 +6,6 @@ import msgspec
 import numpy as np
 import pytest
 
-from hre_torch.aggregators.local import LocalAggregator
 from hre_torch.errors import (
     AggregatorError,
     BackPressure,
@@ -16,11 +15,12 @@ from hre_torch.errors import (
     TaskError,
     TransformError,
 )
-from hre_torch.federation import Federation, FederationState
+from hre_torch.optim.federation import Federation, FederationState
+from hre_torch.participant.session import Session
 from hre_torch.protocol.combination import Combination
-from hre_torch.protocol.envelope import decode
 from hre_torch.protocol.messages import Download
-from hre_torch.protocol.session import Session
+from hre_torch.protocol.wire import decode
+from hre_torch.servers.local import LocalAggregator
 
 
 def constant(session: Session, value: int) -> np.ndarray:

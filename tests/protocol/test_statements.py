@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hre_torch.attacks.algebra import blocks_of, lanes_of
-from hre_torch.attacks.forgery import Draft
+from benchmarks.attacks.algebra import blocks_of, lanes_of
+from benchmarks.attacks.forgery import Draft
 from hre_torch.errors import (
     AggregatorError,
     DisputedReleaseError,
@@ -20,12 +20,12 @@ from hre_torch.errors import (
     TaskError,
     TransformError,
 )
-from hre_torch.federation import Federation, FederationState
-from hre_torch.protocol.envelope import decode, seal
-from hre_torch.protocol.key_transform import KeyTransformServer
+from hre_torch.optim.federation import Federation, FederationState
+from hre_torch.participant.session import Session
 from hre_torch.protocol.messages import Statement, StatementReply
-from hre_torch.protocol.session import Session
+from hre_torch.protocol.wire import decode, seal
 from hre_torch.protocol.workers import Workers
+from hre_torch.servers.key_transform import KeyTransformServer
 
 NAMES = ("alice", "bob", "carol", "dave", "eve")
 """With c = 1 a verdict takes three."""

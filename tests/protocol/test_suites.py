@@ -5,20 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hre_torch.crypto.modulus import load_profile
-from hre_torch.crypto.multi_exponentiation import _chain
+from hre_torch.crypto.dcr.modulus import load_profile
+from hre_torch.crypto.dcr.powers import _chain
 from hre_torch.errors import (
     TaskError,
     TransformError,
     UnknownPluginError,
     WrongTaskError,
 )
-from hre_torch.federation import Federation
+from hre_torch.optim.federation import Federation
 from hre_torch.protocol import messages
-from hre_torch.protocol.envelope import decode, seal
 from hre_torch.protocol.suite import Workload
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.suites.gated import _weighing
+from hre_torch.protocol.wire import decode, seal
 
 T3 = {"min_contributions": 3, "participants": 4, "max_additions": 64}
 PROTECTED = ["paper", "phong", "gated", "hybrid"]
@@ -194,8 +194,8 @@ def test_a_further_recipient_of_a_release_costs_no_power_of_a_server_secret(
         session.push(draw_update(62))
     sessions[0].pull()
     for module, name in (
-        ("hre_torch.crypto.reencryption", "head_powers"),
-        ("hre_torch.crypto.shares", "strip"),
+        ("hre_torch.crypto.dcr.reencryption", "head_powers"),
+        ("hre_torch.crypto.dcr.shares", "strip"),
     ):
         monkeypatch.setattr(f"{module}.{name}", None)
     dsp, kts = federation.servers._data_service, federation.servers._key_transform

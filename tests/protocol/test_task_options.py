@@ -7,10 +7,10 @@ import dataclasses
 import msgspec
 import pytest
 
+from hre_torch.app.recipes import Recipe
 from hre_torch.errors import TaskError
 from hre_torch.protocol.task import TaskConfig
 from hre_torch.protocol.task_options import TaskOptions
-from hre_torch.recipes import Recipe
 from tests.tasks import plain_config
 
 NAMES = [field.name for field in dataclasses.fields(TaskOptions)]

@@ -14,13 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from gmpy2 import mpz
 
-from hre_torch.crypto import encryption, shares
-from hre_torch.crypto.encryption import Ciphertext
+from hre_torch.crypto.dcr import encryption, shares
+from hre_torch.crypto.dcr.encryption import Ciphertext, Exponents
+from hre_torch.crypto.dcr.modulus import Parameters
+from hre_torch.crypto.dcr.proofs import prove, verify_blocks, verify_heads
+from hre_torch.crypto.dcr.shares import Share
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY
-from hre_torch.crypto.lane_keys import Exponents
-from hre_torch.crypto.modulus import Parameters
-from hre_torch.crypto.proofs import prove, verify_blocks, verify_heads
-from hre_torch.crypto.shares import Share
 from hre_torch.errors import MessageError
 from hre_torch.protocol.ciphers import (
     Body,
@@ -31,8 +30,7 @@ from hre_torch.protocol.ciphers import (
     SealedBody,
 )
 from hre_torch.protocol.roster import Secret
-from hre_torch.protocol.suites.blocks import BlockLayout
-from hre_torch.protocol.suites.keys import LaneTask, decode_exponents
+from hre_torch.protocol.suites.blocks import BlockLayout, LaneTask, decode_exponents
 from hre_torch.protocol.workers import Workers
 
 __all__ = [

@@ -21,19 +21,18 @@ import numpy as np
 import numpy.typing as npt
 from gmpy2 import mpz
 
-from hre_torch.crypto import encryption, reencryption
-from hre_torch.crypto.encryption import Ciphertext
-from hre_torch.crypto.entropy import SYSTEM_ENTROPY, Entropy
-from hre_torch.crypto.fixed_base import (
+from hre_torch.crypto.dcr import encryption, reencryption
+from hre_torch.crypto.dcr.encryption import Ciphertext, Exponents, joint_keys
+from hre_torch.crypto.dcr.fixed_base import (
     JOINT_WINDOW,
     RECIPIENT_WINDOW,
     SERVER_WINDOW,
     recipient_bytes,
     table_bytes,
 )
-from hre_torch.crypto.lane_keys import Exponents, joint_keys
-from hre_torch.crypto.modulus import Parameters
-from hre_torch.crypto.reencryption import FirstPhase, SecondPhase
+from hre_torch.crypto.dcr.modulus import Parameters
+from hre_torch.crypto.dcr.reencryption import FirstPhase, SecondPhase
+from hre_torch.crypto.entropy import SYSTEM_ENTROPY, Entropy
 from hre_torch.errors import MessageError
 from hre_torch.protocol.ciphers import (
     Body,
@@ -45,8 +44,8 @@ from hre_torch.protocol.ciphers import (
 )
 from hre_torch.protocol.roster import KeyCard, Role, Secret
 from hre_torch.protocol.suite import Plan, Suite, Workload, new_identity
-from hre_torch.protocol.suites.blocks import BlockLayout
-from hre_torch.protocol.suites.keys import (
+from hre_torch.protocol.suites.blocks import (
+    BlockLayout,
     LaneTask,
     decode_exponents,
     decode_keys,

@@ -14,9 +14,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from hre_torch.crypto.dcr.modulus import Parameters
+from hre_torch.crypto.dcr.shared_key import SharedKey, add_ciphertexts
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY, Entropy
-from hre_torch.crypto.modulus import Parameters
-from hre_torch.crypto.shared_key import SharedKey, add_ciphertexts
 from hre_torch.encoding.packing import Packing
 from hre_torch.errors import InvalidElementError, MessageError, UnsupportedError
 from hre_torch.protocol.ciphers import (

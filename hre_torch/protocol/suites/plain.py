@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from hre_torch.crypto.dcr.modulus import Parameters
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY, Entropy
-from hre_torch.crypto.modulus import Parameters
 from hre_torch.errors import ChecksumError, MessageError
 from hre_torch.protocol.ciphers import (
     Body,

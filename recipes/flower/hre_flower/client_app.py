@@ -9,10 +9,10 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from hre_torch.aggregators.flower import reply_with, turn_of
-from hre_torch.deployment.connection import write_weights
-from hre_torch.deployment.node import NodeFiles, open_session
-from hre_torch.deployment.participation import train_participant
+from hre_torch.app.node import NodeFiles, open_session
+from hre_torch.app.participation import train_participant
+from hre_torch.integrations.flower import reply_with, turn_of
+from hre_torch.participant.connection import write_weights
 
 app = ClientApp()
 

@@ -8,7 +8,7 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from hre_torch.aggregators.flower import Launch, Turn, launch_sessions
+from hre_torch.integrations.flower import Launch, Turn, launch_sessions
 
 app = ServerApp()
 

@@ -1,0 +1,1 @@
+"""What a person runs and looks at: recipes, trainings, reports, audits."""

@@ -1,0 +1,1 @@
+"""One script from a laptop to real servers."""

@@ -1,0 +1,1 @@
+"""Keys that people have: signatures, key files, boxes, the ceremony."""

@@ -1,0 +1,1 @@
+"""Masks from Ring-LWE: the words of suite hybrid."""

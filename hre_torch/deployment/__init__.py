@@ -1,1 +1,0 @@
-"""Several organisations: keys, rosters, servers and participants of their own."""

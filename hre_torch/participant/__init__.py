@@ -1,0 +1,1 @@
+"""What a data owner runs: session, what it sends, how it resumes, its connections."""

@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.integrations.lightning.modules import make_loader
+
+
+@pytest.fixture
+def loader():
+    return make_loader()
