@@ -29,7 +29,7 @@ from hre_torch.app.training.assembly import load_recipe_data
 from hre_torch.app.training.runner import Runner
 from hre_torch.encoding.fixed_point import FixedPoint
 from hre_torch.participant.session import Session
-from hre_torch.protocol.ciphers import Integers
+from hre_torch.protocol.suite import Integers
 
 __all__ = ["ATTACKS", "Outcome", "main", "page", "run"]
 

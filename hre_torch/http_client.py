@@ -1,8 +1,7 @@
-"""When a message is sent again, when that is in vain, and what a person is told.
+"""What the clients of both servers share: addresses, answers, retries.
 
-What an address says: is it this machine, and whose certificates count there?
-
-What counts as an answer over HTTP: signed by whom it should be, and not too long.
+An answer is what is signed by whom it should be, and not too long. A message is sent
+again until it has one; where that is in vain, or takes long, a person is told.
 """
 
 from __future__ import annotations
@@ -117,15 +116,15 @@ class LostError(Exception):
     """What came back is no answer; whoever asked asks again.
 
     Attributes:
-        hopeless: whether asking again is in vain.
+        permanent: whether asking again is in vain.
         misconfigured: whether it is where nothing from there was ever an answer.
     """
 
     def __init__(
-        self, reason: str, *, hopeless: bool = False, misconfigured: bool = False
+        self, reason: str, *, permanent: bool = False, misconfigured: bool = False
     ) -> None:
         super().__init__(reason)
-        self.hopeless = hopeless
+        self.permanent = permanent
         self.misconfigured = misconfigured
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hre_torch.app.participant_checkpoint import Checkpoint
 
-from hre_torch.app.memory import Memory
 from hre_torch.participant.connection import connect
 from hre_torch.participant.session import Session
 from tests.flower_site import end_tree
@@ -150,7 +150,7 @@ def finally_known(federation, name: str) -> Session:
         key_file=federation.folder / f"{name}.key",
         roster=federation.folder / "roster.json",
         passphrase=(federation.folder / "passphrase").read_text().strip(),
-        state=Memory(federation.folder / f"{name}.copy").session(),
+        state=Checkpoint(federation.folder / f"{name}.copy").session(),
         background=False,
     )
     session.pull()

@@ -21,9 +21,9 @@ from benchmarks.attacks.scene import CAST, Scene, transform_request
 from hre_torch.crypto.dcr.encryption import Ciphertext, Exponents
 from hre_torch.crypto.dcr.shares import unmasked
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY
-from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.messages import TransformReply, TransformRequest, Upload
 from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.suite import Parts
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.suites.blocks import LaneTask, decode_exponents
 from hre_torch.protocol.task import Task

@@ -15,9 +15,9 @@ from gmpy2 import mpz
 from benchmarks.attacks.algebra import blocks_of, divide, lanes_of, look, power
 from benchmarks.attacks.result import Attack, Outcome, Target
 from benchmarks.attacks.scene import CAST, Scene
-from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.messages import TransformRequest, Upload
 from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.suite import Parts
 from hre_torch.protocol.suites.blocks import LaneTask, decode_exponents
 from hre_torch.protocol.task import Task
 

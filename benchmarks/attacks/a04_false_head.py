@@ -16,9 +16,9 @@ from benchmarks.attacks.algebra import lanes_of, look, read, unmask
 from benchmarks.attacks.forgery import Draft
 from benchmarks.attacks.result import Attack, Outcome, Refusals, Target
 from benchmarks.attacks.scene import Scene
-from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.messages import Download, Upload
 from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.suite import Parts
 from hre_torch.protocol.suites.blocks import decode_exponents
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.wire import Envelope

@@ -16,9 +16,9 @@ from benchmarks.attacks.algebra import lanes_of, look, power, read, unmask
 from benchmarks.attacks.result import Attack, Outcome, Refusals, Target
 from benchmarks.attacks.scene import CAST, Scene, transform_request
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY
-from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.messages import TransformReply, TransformRequest, Upload
 from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.suite import Parts
 from hre_torch.protocol.suites.blocks import decode_exponents
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.wire import Envelope

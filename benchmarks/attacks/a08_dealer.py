@@ -20,8 +20,8 @@ from benchmarks.attacks.result import Attack, Outcome, Target
 from benchmarks.attacks.scene import Scene
 from hre_torch.crypto.dcr.modulus import Parameters, load_profile
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY
-from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.messages import Upload
+from hre_torch.protocol.suite import Parts
 from hre_torch.protocol.task import Task
 
 __all__ = ["ATTACK", "View", "dealer"]

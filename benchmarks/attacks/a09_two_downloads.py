@@ -26,9 +26,9 @@ from benchmarks.attacks.inversion import Victim, invert
 from benchmarks.attacks.result import Attack, Outcome, Refusals, Target
 from benchmarks.attacks.scene import CAST, Scene
 from hre_torch.app.data.load import ImageSet, load_data
-from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.messages import Upload
 from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.suite import Parts
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.suites.blocks import decode_exponents
 from hre_torch.protocol.task import Task

@@ -23,8 +23,8 @@ from hre_torch.crypto.dcr.encryption import Exponents
 from hre_torch.crypto.dcr.modulus import Parameters, load_profile
 from hre_torch.crypto.keys.signatures import SigningKey
 from hre_torch.participant.participant import LearningParticipant
-from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.roster import KeyCard
+from hre_torch.protocol.suite import Parts
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.suites.blocks import decode_keys, encode_keys
 from hre_torch.protocol.suites.gated import sum_key

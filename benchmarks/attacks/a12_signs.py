@@ -27,9 +27,9 @@ from hre_torch.crypto.dcr.modulus import Parameters
 from hre_torch.crypto.dcr.proofs import verify_blocks
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY
 from hre_torch.crypto.keys.signatures import SigningKey
-from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.messages import Upload
 from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.suite import Parts
 from hre_torch.protocol.suites.blocks import LaneTask, decode_exponents, encode_keys
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.wire import Envelope

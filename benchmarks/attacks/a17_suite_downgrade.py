@@ -25,9 +25,9 @@ from hre_torch.crypto.entropy import SYSTEM_ENTROPY
 from hre_torch.crypto.keys.signatures import SigningKey
 from hre_torch.encoding.packing import Packing
 from hre_torch.participant.participant import LearningParticipant
-from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.messages import Upload
 from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.suite import Parts
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.suites.blocks import LaneTask, decode_exponents
 from hre_torch.protocol.task import Task

@@ -12,7 +12,7 @@ from benchmarks.attacks.words import bare, decode_words, open_words
 from hre_torch.crypto.dcr.encryption import Ciphertext
 from hre_torch.crypto.dcr.modulus import Parameters
 from hre_torch.errors import ChecksumError, DecryptionError, SlotOverflowError
-from hre_torch.protocol.ciphers import Parts
+from hre_torch.protocol.suite import Parts
 from hre_torch.protocol.suites.blocks import LaneTask
 from hre_torch.protocol.suites.hybrid import key_layer
 from hre_torch.protocol.task import Task

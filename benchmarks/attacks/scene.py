@@ -18,7 +18,6 @@ from benchmarks.attacks.weakened import (
     DataServiceWeakened,
     KeyTransformWeakened,
     ParticipantWeakened,
-    SessionWeakened,
     decode_without_hashes_weakened,
     variant_of,
 )
@@ -28,7 +27,6 @@ from hre_torch.errors import ReleaseError
 from hre_torch.participant.aggregator import Aggregator
 from hre_torch.participant.participant import LearningParticipant
 from hre_torch.participant.session import Session
-from hre_torch.protocol.ciphers import DataServiceCipher, Parts
 from hre_torch.protocol.messages import (
     Ack,
     Deposit,
@@ -41,6 +39,7 @@ from hre_torch.protocol.messages import (
     Upload,
 )
 from hre_torch.protocol.roster import DATA_SERVICE, KEY_TRANSFORM, Roster, Secret
+from hre_torch.protocol.suite import DataServiceCipher, Parts
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task, sign_task
 from hre_torch.protocol.task_options import TaskOptions
@@ -215,9 +214,8 @@ class Scene:
     def session(self, name: str, aggregator: Aggregator, initial: Sums) -> Session:
         """Return a session of an honest participant over a connection."""
         secret = self.secrets[name]
-        if self._variant.genuine:
-            return Session(self.task, secret, aggregator, initial)
-        return SessionWeakened(self._variant, self.task, secret, aggregator, initial)
+        participant = self._participant(name)
+        return Session(self.task, secret, aggregator, initial, participant=participant)
 
     def arithmetic(self) -> DataServiceCipher[Any]:
         """Return what a DSP computes with, for one that keeps its own books."""

@@ -17,7 +17,6 @@ from benchmarks.attacks.algebra import blocks_of, lanes_of
 from benchmarks.attacks.words import decode_words, encode_words, plain_words
 from hre_torch.participant.aggregator import Aggregator
 from hre_torch.participant.participant import LearningParticipant
-from hre_torch.protocol.ciphers import DataServiceCipher, Parts
 from hre_torch.protocol.entries import GENESIS
 from hre_torch.protocol.messages import (
     Ack,
@@ -33,6 +32,7 @@ from hre_torch.protocol.messages import (
     Verdict,
 )
 from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.suite import DataServiceCipher, Parts
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.wire import Envelope, Refusal, decode, seal
 

@@ -10,29 +10,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from gmpy2 import mpz
 
 from benchmarks.attacks import weakened_gated as gated
 from benchmarks.attacks import weakened_hybrid as hybrid
 from hre_torch.crypto.dcr.encryption import Exponents
 from hre_torch.crypto.keys.signatures import SIGNATURE_BYTES
-from hre_torch.participant.aggregator import Aggregator
-from hre_torch.participant.disputes import Disputes
 from hre_torch.participant.participant import LearningParticipant
-from hre_torch.participant.session import Session
-from hre_torch.protocol.ciphers import (
+from hre_torch.protocol.entries import CommonModels, Entry
+from hre_torch.protocol.ledger import Ledger
+from hre_torch.protocol.messages import Upload
+from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.suite import (
     DataServiceCipher,
     Integers,
     KeyTransformCipher,
     ParticipantCipher,
 )
-from hre_torch.protocol.common_models import CommonModels
-from hre_torch.protocol.entries import Entry
-from hre_torch.protocol.ledger import Ledger
-from hre_torch.protocol.messages import Upload
-from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.suites.blocks import LaneTask
 from hre_torch.protocol.task import Task, TaskConfig
@@ -54,7 +48,6 @@ __all__ = [
     "DataServiceWeakened",
     "KeyTransformWeakened",
     "ParticipantWeakened",
-    "SessionWeakened",
     "Variant",
     "decode_without_hashes_weakened",
     "variant_of",
@@ -156,22 +149,6 @@ class ParticipantWeakened(LearningParticipant):
         """Return an upload that may name the newest model only, and void nothing."""
         named = digests if self._histories else digests[-DIGEST_BYTES:]
         return super().seal(values, base_version, named, voids if self._voids else ())
-
-
-class SessionWeakened(Session):
-    """A session of a weakened participant."""
-
-    def __init__(
-        self,
-        variant: Variant,
-        task: Task,
-        secret: Secret,
-        aggregator: Aggregator,
-        initial: npt.NDArray[np.int64],
-    ) -> None:
-        super().__init__(task, secret, aggregator, initial)
-        self._participant = ParticipantWeakened(variant, task, secret)
-        self._disputes = Disputes(self._participant, aggregator.declare)
 
 
 def decode_without_hashes_weakened(

@@ -15,8 +15,8 @@ from benchmarks.attacks.algebra import divide, power, unmask
 from hre_torch.crypto.dcr.encryption import of_lanes
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY
 from hre_torch.errors import DecryptionError
-from hre_torch.protocol.ciphers import Body, DataServiceCipher, Parts
 from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.suite import Body, DataServiceCipher, Parts
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.suites.blocks import LaneTask, decode_exponents
 from hre_torch.protocol.suites.gated_roles import (

@@ -18,8 +18,8 @@ from benchmarks.attacks.words import encode_words, ring_of
 from hre_torch.crypto.entropy import Entropy
 from hre_torch.crypto.rlwe.masking import mask
 from hre_torch.crypto.rlwe.sampling import PublicExpansion
-from hre_torch.protocol.ciphers import Parts, SealedBody
 from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.suite import Parts, SealedBody
 from hre_torch.protocol.suites.hybrid import (
     HybridDataService,
     HybridParticipant,

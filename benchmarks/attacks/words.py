@@ -19,7 +19,7 @@ from hre_torch.crypto.rlwe.parameters import (
 )
 from hre_torch.crypto.rlwe.ring import RING_DIMENSION
 from hre_torch.crypto.rlwe.sampling import shared_expansion
-from hre_torch.protocol.ciphers import Parts
+from hre_torch.protocol.suite import Parts
 from hre_torch.protocol.task import Task
 
 __all__ = [

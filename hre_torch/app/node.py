@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hre_torch.app.memory import Memory
+from hre_torch.app.participant_checkpoint import Checkpoint
 from hre_torch.app.recipes import Recipe, load_recipe
 from hre_torch.crypto.keys.key_files import read_passphrase
 from hre_torch.errors import ConfigurationError
@@ -96,15 +96,15 @@ class NodeFiles:
         fixed = [f"suite={file.suite}", f"participants={len(file.participants)}"]
         return load_recipe(self.recipe, [*fixed, *overrides.split()])
 
-    def memory(self) -> Memory | None:
+    def memory(self) -> Checkpoint | None:
         """Return what the participant remembers, if it has a file for it."""
-        return None if self.state is None else Memory(self.state)
+        return None if self.state is None else Checkpoint(self.state)
 
 
 @contextlib.contextmanager
 def open_session(
     files: NodeFiles,
-    memory: Memory | None = None,
+    memory: Checkpoint | None = None,
     *,
     background: bool = True,
     workers: int = 1,

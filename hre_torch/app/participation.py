@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from hre_torch.app.data.load import Data
 from hre_torch.app.data.partition import Batches
-from hre_torch.app.memory import Memory, Remembered, Sent
 from hre_torch.app.models import build_model
+from hre_torch.app.participant_checkpoint import Checkpoint, Remembered, Sent
 from hre_torch.app.recipes import Recipe
 from hre_torch.app.training.arithmetic import (
     random_state,
@@ -124,7 +124,7 @@ def train_participant(
     own_data: bool = False,
     part: int = 0,
     parts: int = 1,
-    memory: Memory | None = None,
+    memory: Checkpoint | None = None,
     watch: Report | None = None,
     wait: float = 0.0,
 ) -> Participation:

@@ -1,6 +1,6 @@
-"""`hre-torch keygen dsp|kts|participant|operator`: keys, made where they stay.
+"""`hre-torch keygen`: make what must be made once, offline.
 
-`hre-torch keygen`: make what must be made once, offline.
+Keys of dsp, kts, participants and the operator are made where they stay.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def participate(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Train your share of RECIPE; nothing leaves this machine unencrypted."""
-    from hre_torch.app.memory import Memory
+    from hre_torch.app.participant_checkpoint import Checkpoint
     from hre_torch.app.participation import train_participant
     from hre_torch.app.recipes import load_recipe
     from hre_torch.errors import RunDirectoryError
@@ -76,7 +76,7 @@ def participate(
         raise RunDirectoryError(
             f"--out {out} is a folder, or lies in none; make that, or name another file"
         )
-    memory = None if state is None else Memory(state)
+    memory = None if state is None else Checkpoint(state)
 
     suite = SUITES.get(file.suite)
     if not as_json and not suite.baseline:

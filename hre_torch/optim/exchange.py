@@ -47,8 +47,8 @@ from hre_torch.optim.privacy import GaussianNoise, discrete_gaussian
 from hre_torch.optim.staleness import StalenessWeight
 from hre_torch.participant.participant import Opened
 from hre_torch.participant.session import Session
-from hre_torch.protocol.ciphers import Integers
 from hre_torch.protocol.combination import Combination
+from hre_torch.protocol.suite import Integers
 
 __all__ = ["Exchange"]
 

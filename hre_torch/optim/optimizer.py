@@ -40,14 +40,13 @@ from hre_torch.optim.arrangement import arranged, require_frozen
 from hre_torch.optim.exchange import Exchange
 from hre_torch.optim.flatten import FlatView
 from hre_torch.optim.guards import (
+    InnerStep,
     NonFiniteGradientError,
     is_partial,
     members,
     require_known,
     warn_if_unstable,
 )
-from hre_torch.optim.inner import InnerStep
-from hre_torch.optim.pacing import Every, Pacing
 from hre_torch.optim.privacy import GaussianNoise
 from hre_torch.optim.progress import Finish, Progress
 from hre_torch.optim.replicas import (
@@ -58,6 +57,8 @@ from hre_torch.optim.replicas import (
     refuse_sharded,
 )
 from hre_torch.optim.settings import (
+    Every,
+    Pacing,
     check_choice,
     check_kinds,
     check_numbers,

@@ -22,8 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from hre_torch import errors
 from hre_torch.errors import HREError, UnsupportedError
 from hre_torch.optim.flatten import FlatView
-from hre_torch.optim.guards import NonFiniteGradientError, tensors_of
-from hre_torch.optim.inner import InnerStep
+from hre_torch.optim.guards import InnerStep, NonFiniteGradientError, tensors_of
 from hre_torch.optim.progress import Progress
 
 __all__ = ["Follower", "Replicas", "copied_state", "kept_alike", "refuse_sharded"]

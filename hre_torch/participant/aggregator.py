@@ -1,7 +1,5 @@
 """The interface that every aggregator backend implements: bytes in, bytes out.
 
-Backends that carry messages, by name.
-
 An aggregator plug-in is a callable `factory(name, **options) -> Aggregator` that opens
 the connection of the participant `name`. A third party adds one with
 `AGGREGATORS.register("name")(factory)`, or by an entry point of the group

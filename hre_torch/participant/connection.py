@@ -1,11 +1,10 @@
-"""One participant's session against real servers.
+"""One participant's session against real servers: its key, its start, its connection.
 
-One session with a key at a time: two would use the same sequence numbers.
-
-To the servers a second session looks like a participant that tells two stories, and its
+Two sessions with one key would use the same sequence numbers: to the servers the second
+one looks like a participant that tells two stories, and its
 uploads would be kept as evidence. Locks end with their process, however it ends.
 
-Where a participant's session goes on: at the beginning, late, or after a crash.
+A session goes on at the beginning of the task, late, or after a crash.
 """
 
 from __future__ import annotations
@@ -13,13 +12,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import queue
-import time
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -28,28 +24,25 @@ import numpy.typing as npt
 from hre_torch.durable_files import posix_locks, replace_file
 from hre_torch.errors import (
     AggregatorError,
-    HREError,
     KeyFileError,
     LayoutError,
     RunDirectoryError,
-    SnapshotNeededError,
     WrongTaskError,
 )
 from hre_torch.http_client import RetryPolicy
 from hre_torch.observer import Observer, silent
-from hre_torch.participant.background import BackgroundSession
-from hre_torch.participant.followers import follower_processes
+from hre_torch.participant.carriers import BackgroundCarrier
 from hre_torch.participant.http import HTTPAggregator
-from hre_torch.participant.newcomer import ask_for_snapshot
-from hre_torch.participant.participant import Opened, ParticipantState
+from hre_torch.participant.newcomer import SnapshotResync, ask_for_snapshot
+from hre_torch.participant.participant import ParticipantState
 from hre_torch.participant.session import Session
 from hre_torch.participant.session_state import SessionState, Statistics
-from hre_torch.participant.snapshots import Released, SnapshotHelper
-from hre_torch.protocol.ciphers import Integers
-from hre_torch.protocol.messages import Asked, Status
+from hre_torch.participant.snapshots import Released
+from hre_torch.protocol.messages import Status
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.vectors import state_digest
+from hre_torch.protocol.workers import Workers
 from hre_torch.setup.identities import open_role
 from hre_torch.setup.roster_file import (
     parse_roster,
@@ -59,9 +52,7 @@ from hre_torch.setup.roster_file import (
 )
 
 __all__ = [
-    "ConnectedSession",
     "KeyLock",
-    "RejoiningSession",
     "connect",
     "read_weights",
     "starting_state",
@@ -228,11 +219,6 @@ def _state_at(
     )
 
 
-_HELP_EVERY_SECONDS: Final = 1.0
-_MOST_SNAPSHOTS: Final = 10
-"""One after another: what follows each of them was gone again meanwhile."""
-
-
 def connect(
     dsp_url: str,
     *,
@@ -298,7 +284,7 @@ def connect(
         )
         task.roster.participant(secret.name)
         task.roster.require_keys(secret)
-        pool = follower_processes(workers)
+        pool = Workers.processes(workers)
         closing.callback(pool.close)
         link = HTTPAggregator(
             secret.name,
@@ -313,113 +299,28 @@ def connect(
         _check_served(link, task)
         if isinstance(initial, str | Path):
             initial = read_weights(Path(initial))
-        kind = ConnectedSession if background else RejoiningSession
-        session = kind(
+        start = starting_state(
+            link, task, secret, initial=initial, saved=state, timeout=timeout
+        )
+        resync = SnapshotResync(link, task, secret, timeout=timeout)
+        session = Session(
             task,
             secret,
             link,
             initial,
             workers=pool,
             observe=observe,
-            state=starting_state(
-                link, task, secret, initial=initial, saved=state, timeout=timeout
+            state=start,
+            carrier=(
+                BackgroundCarrier(link, resync.errand, pool) if background else None
             ),
-            rejoin=partial(ask_for_snapshot, link, task, secret, timeout=timeout),
+            resync=resync,
         )
         session.module = module
         return session
     except BaseException:
         closing.close()
         raise
-
-
-class RejoiningSession(Session):
-    """A session that goes on from a sealed snapshot, and seals them for others.
-
-    Servers keep sums of old releases for a while only. Who comes back later finds the
-    next one gone, and takes the released weights from another participant instead.
-    With every push and pull a session looks, once a second at most, who asks for them.
-
-    Args:
-        rejoin: asks for the snapshot.
-    """
-
-    def __init__(
-        self, *args: Any, rejoin: Callable[[], Released], **kwargs: Any
-    ) -> None:
-        self._rejoin = rejoin
-        self._next_look = 0.0
-        super().__init__(*args, **kwargs)
-        self._helper = SnapshotHelper(self, self._link.secret)
-
-    def push(self, values: Integers) -> int:
-        """Seal and submit one quantised update; see `Session.push`."""
-        self._help()
-        return super().push(values)
-
-    def pull(self) -> list[Opened]:
-        """Apply every release that is new here; see `Session.pull`.
-
-        Raises:
-            AggregatorError: nobody seals a snapshot, where one is needed.
-        """
-        opened = self._pull_on(_MOST_SNAPSHOTS)
-        self._help()
-        return opened
-
-    def _pull_on(self, most: int) -> list[Opened]:
-        """Pull, from a snapshot if need be; the others may not wait for that."""
-        try:
-            return super().pull()
-        except SnapshotNeededError:
-            if most == 0:
-                raise
-        it = self._rejoin()
-        self.rebase(it.version, it.chain, it.state_digests, it.weights)
-        return self._pull_on(most - 1)
-
-    @property
-    def _link(self) -> HTTPAggregator:
-        return cast(HTTPAggregator, self._aggregator)
-
-    def _help(self) -> None:
-        """Answer whoever asks; what is refused is no error of this session."""
-        with contextlib.suppress(HREError):
-            for message in self._helper.answers(self._look()):
-                self._link.help_with(message)
-
-    def _look(self) -> tuple[Asked, ...]:
-        now = time.monotonic()
-        if now < self._next_look:
-            return ()
-        self._next_look = now + _HELP_EVERY_SECONDS
-        return self._link.wanted_snapshots()
-
-
-class ConnectedSession(RejoiningSession, BackgroundSession):
-    """Sends and fetches in the background; there it also looks for who comes late."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._asked: tuple[Asked, ...] = ()
-        self._answers_to_them: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        super().__init__(*args, **kwargs)
-
-    @property
-    def _link(self) -> HTTPAggregator:
-        return cast(HTTPAggregator, self._backend)
-
-    def _help(self) -> None:
-        """Seal here, where weights do not change meanwhile; the other thread sends."""
-        asked, self._asked = self._asked, ()
-        for message in self._helper.answers(asked):
-            self._answers_to_them.put(message)
-            self._prefetcher.call()
-
-    def _when_idle(self) -> None:
-        with contextlib.suppress(HREError):
-            while not self._answers_to_them.empty():
-                self._link.help_with(self._answers_to_them.get())
-            self._asked = self._look() or self._asked
 
 
 def read_weights(path: Path) -> npt.NDArray[np.int64]:

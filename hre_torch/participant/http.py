@@ -1,6 +1,6 @@
 """One participant's connection to a DSP elsewhere.
 
-Sends a message, octet for octet, until a signed answer to it comes back.
+A message is sent, octet for octet, until a signed answer to it comes back.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ __all__ = ["Answer", "Exchange", "HTTPAggregator"]
 H = TypeVar("H", bound=Header)
 T = TypeVar("T")
 
-_HOPELESS: Final = {
+_PERMANENT: Final = {
     405: "this is no route for messages; check the URL",
     411: "something on the way takes the length off messages; it must not",
     413: "a proxy on the way, or the DSP, takes no message that long; raise its limit",
@@ -215,7 +215,7 @@ class Exchange:
         Raises:
             AggregatorError: there is none.
         """
-        vain = lost.hopeless or (lost.misconfigured and not self._answered)
+        vain = lost.permanent or (lost.misconfigured and not self._answered)
         pause = None if vain else next(pauses, None)
         if pause is None or time.monotonic() + pause > self._end:
             raise AggregatorError(
@@ -241,8 +241,8 @@ def _complaint(status: int, answer: bytes) -> LostError:
             "this machine was set back, or its key is in use on another machine"
         )
     said = f"HTTP {status}: {answer[:200].decode(errors='replace').strip()!r}"
-    if status in _HOPELESS:
-        return LostError(f"{said}; {_HOPELESS[status]}", hopeless=True)
+    if status in _PERMANENT:
+        return LostError(f"{said}; {_PERMANENT[status]}", permanent=True)
     return LostError(said, misconfigured=status == _NOT_FOUND)
 
 

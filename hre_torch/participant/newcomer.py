@@ -10,8 +10,10 @@ and goes on from there if what is left is that model.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import queue
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,6 +26,7 @@ from hre_torch.crypto.keys.boxes import BoxKey
 from hre_torch.errors import (
     AggregatorError,
     CryptoError,
+    HREError,
     LayoutError,
     ProtocolError,
     SpoiledReleaseError,
@@ -35,14 +38,17 @@ from hre_torch.participant.participant import (
     LearningParticipant,
     ParticipantState,
 )
+from hre_torch.participant.session import Session
 from hre_torch.participant.snapshots import (
     Released,
+    SnapshotHelper,
     box_context,
     proven_run,
     snapshot_bytes,
 )
 from hre_torch.protocol.heads import LedgerHead
 from hre_torch.protocol.messages import (
+    Asked,
     Snapshot,
     SnapshotQuery,
     SnapshotReply,
@@ -66,6 +72,7 @@ from hre_torch.protocol.workers import Workers
 
 __all__ = ["ask_for_snapshot"]
 
+_HELP_EVERY_SECONDS: Final = 1.0
 _LOGGER: Final = logging.getLogger("hre_torch")
 _POLL_SECONDS: Final = 0.2
 _TOLD_AFTER_SECONDS: Final = 5.0
@@ -360,3 +367,55 @@ def _with_earlier(
             break
         run = digest + run
     return replace(found, state_digests=run)
+
+
+class SnapshotResync:
+    """Goes on from a sealed snapshot, and seals them for others.
+
+    Servers keep sums of old releases for a while only. Who comes back later finds the
+    next one gone, and takes the released weights from another participant instead.
+    With every push and pull a session seals them for whoever was seen to need them; who
+    that is, it asks once a second at most.
+
+    Args:
+        link: the connection to the DSP.
+        task: the task.
+        secret: the participant's keys.
+        timeout: seconds to wait for a snapshot; None waits until stopped.
+    """
+
+    def __init__(
+        self, link: HTTPAggregator, task: Task, secret: Secret, *, timeout: float | None
+    ) -> None:
+        self._link = link
+        self._task = task
+        self._secret = secret
+        self._timeout = timeout
+        self._helper = SnapshotHelper(secret)
+        self._asked: tuple[Asked, ...] = ()
+        self._sealed: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._next_look = 0.0
+
+    def snapshot(self) -> Released:
+        """See `ask_for_snapshot`."""
+        return ask_for_snapshot(
+            self._link, self._task, self._secret, timeout=self._timeout
+        )
+
+    def errand(self) -> None:
+        """Send what was sealed, and look who asks; what is refused is no error here."""
+        with contextlib.suppress(HREError):
+            while not self._sealed.empty():
+                self._link.help_with(self._sealed.get())
+            now = time.monotonic()
+            if now >= self._next_look:
+                self._next_look = now + _HELP_EVERY_SECONDS
+                self._asked = self._link.wanted_snapshots() or self._asked
+
+    def seal_for_others(self, session: Session) -> bool:
+        """Seal in the thread that trains, where weights do not change meanwhile."""
+        asked, self._asked = self._asked, ()
+        answers = self._helper.answers(session, asked)
+        for message in answers:
+            self._sealed.put(message)
+        return bool(answers)

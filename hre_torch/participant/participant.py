@@ -19,7 +19,6 @@ from hre_torch.errors import (
     TaskError,
     TransformError,
 )
-from hre_torch.protocol.ciphers import Integers
 from hre_torch.protocol.combination import Combination
 from hre_torch.protocol.entries import GENESIS, chain_after
 from hre_torch.protocol.messages import (
@@ -31,6 +30,7 @@ from hre_torch.protocol.messages import (
     Verdict,
 )
 from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.suite import Integers
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.vectors import require_norm

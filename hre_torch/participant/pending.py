@@ -17,9 +17,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hre_torch.protocol.ciphers import Integers
 from hre_torch.protocol.combination import Combination
 from hre_torch.protocol.messages import Upload, Witness
+from hre_torch.protocol.suite import Integers
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.vectors import decode_vector
 from hre_torch.protocol.wire import Envelope

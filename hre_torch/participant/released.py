@@ -13,7 +13,7 @@ of some version at most S + 1 before it, which then is settled. Who comes late h
 shown what headers say of it and, since each hash holds the one before, of the version
 before it.
 
-What trains on a session's weights in use, and follows whenever they change.
+What trains on a session's weights in use follows whenever they change.
 """
 
 from __future__ import annotations

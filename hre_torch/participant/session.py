@@ -6,35 +6,32 @@ This is what an optimizer holds. It works on integers at scale 2^f only:
 
 and an own update is subtracted exactly when a release that contains it is added, or
 when an expiry drops it, so that nothing of one's own is lost or counted twice. What
-becomes of an own update from sealing to release is told in `pushing`.
+becomes of an own update until the DSP's last word is told in `sender`, and how messages
+travel in `carriers`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from hre_torch.encoding.fixed_point import FixedPoint
 from hre_torch.errors import (
-    AggregatorError,
-    EquivocationWarning,
-    ReleaseRejectedError,
-    SpoiledReleaseError,
-    SpoiledReleaseWarning,
+    SnapshotNeededError,
 )
 from hre_torch.observer import Observer, silent
 from hre_torch.participant.aggregator import Aggregator
-from hre_torch.participant.disputes import Disputes
+from hre_torch.participant.carriers import Carrier, DirectCarrier
 from hre_torch.participant.participant import LearningParticipant, Opened
-from hre_torch.participant.pending import Attempt, PendingUpdates
-from hre_torch.participant.pushing import Pushing
-from hre_torch.participant.released import ReleasedWeights, followed
+from hre_torch.participant.pending import PendingUpdates
+from hre_torch.participant.receiver import Receiver
+from hre_torch.participant.released import LocalWeights, ReleasedWeights, followed
+from hre_torch.participant.sender import Sender
 from hre_torch.participant.session_state import (
     SessionState,
     Statistics,
@@ -42,20 +39,25 @@ from hre_torch.participant.session_state import (
 )
 from hre_torch.protocol.evidence import (
     Evidence,
-    check_evidence,
     decode_evidence,
-    refuted,
 )
-from hre_torch.protocol.messages import Listed, Verdict
+from hre_torch.protocol.messages import Verdict
 from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.suite import Integers
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.vectors import decode_vector
 from hre_torch.protocol.workers import Workers
 
+if TYPE_CHECKING:
+    from hre_torch.participant.newcomer import SnapshotResync
+
 __all__ = ["Session"]
 
+_MOST_SNAPSHOTS: Final = 10
+"""One after another: what follows each of them was gone again meanwhile."""
 
-class Session(Pushing):
+
+class Session:
     """One participant's view of a task.
 
     Args:
@@ -68,8 +70,16 @@ class Session(Pushing):
         observe: told of the phases `encrypt`, `submit`, `fetch`, `open` and `load`, the
             last for what is attached.
         state: where an earlier session of the same participant stopped.
+        carrier: how messages travel over that connection; by default a session waits
+            for each answer.
+        resync: what to do where the next release is gone; by default that is an error.
+        participant: who seals and opens, at the version of `state`; made if left out.
 
     Attributes:
+        task: the task.
+        name: the participant.
+        observe: told of the phases.
+        statistics: what was done so far.
         closed: whether `close` was called.
         module: the participant's model, if it was named when it joined; optimizers take
             the order of the task's values from it.
@@ -94,12 +104,19 @@ class Session(Pushing):
         workers: Workers | None = None,
         observe: Observer = silent,
         state: SessionState | None = None,
+        carrier: Carrier | None = None,
+        resync: SnapshotResync | None = None,
+        participant: LearningParticipant | None = None,
     ) -> None:
         self.task = task
         self.name = secret.name
         self.observe = observe
-        self._aggregator = aggregator
-        self._participant = LearningParticipant(
+        if state is not None:
+            state.require(task, self.name)
+        self._carrier = carrier or DirectCarrier(aggregator)
+        self._carrier.observe = self._observed
+        self._resync = resync
+        self._participant = participant or LearningParticipant(
             task, secret, workers or Workers(), state.participant if state else None
         )
         self._pending = (
@@ -107,13 +124,41 @@ class Session(Pushing):
             if state
             else PendingUpdates(task)
         )
-        self._disputes = Disputes(
-            self._participant, lambda statement: self._aggregator.declare(statement)
+        if initial is not None or state is None:
+            self._model = ReleasedWeights(task, checked_initial(task, initial))
+        if state is not None:
+            self._model = ReleasedWeights(
+                task,
+                decode_vector(state.released, "<i8", task.config.n_values).astype(
+                    np.int64
+                ),
+                state.state_digests,
+            )
+        self.statistics = replace(state.statistics) if state else Statistics()
+        self._sender = Sender(
+            task,
+            self._participant,
+            self._carrier,
+            self._observed,
+            self._model,
+            self._pending,
+            self.statistics,
         )
-        self._evidence = list(state.evidence) if state else []
-        self._charges: list[str] = []
-        self._unsent = None
-        self._attached = None
+        if state is not None:
+            self._sender.latest_version = state.latest_version
+        self._receiver = Receiver(
+            task,
+            self._participant,
+            self._carrier,
+            self._sender,
+            self._observed,
+            self._model,
+            self._pending,
+            self.statistics,
+            state.evidence if state else (),
+        )
+        self._attached: LocalWeights | None = None
+        self._returns_to: int | None = None
         self.closed = False
         self.module: Any = None
         self.founder: Any = None
@@ -121,12 +166,7 @@ class Session(Pushing):
         self.keep: Callable[[], None] | None = None
         self.defaults: Mapping[str, Any] = {}
         self.on_rejection: list[Callable[[Opened], None]] = []
-        self.latest_version = 0
-        self.statistics = Statistics()
-        if state is None or initial is not None:
-            self._model = ReleasedWeights(task, checked_initial(task, initial))
-        if state is not None:
-            self._restore(state)
+        self._carrier.opened(self.version)
 
     def __repr__(self) -> str:
         return (
@@ -165,9 +205,29 @@ class Session(Pushing):
         return self._participant.state().chain
 
     @property
+    def latest_version(self) -> int:
+        """Newest release that the DSP is known to have."""
+        return self._sender.latest_version
+
+    @property
     def staleness(self) -> int:
         """How many releases the DSP is known to be ahead of this session."""
-        return self.latest_version - self.version
+        return self._sender.staleness
+
+    @property
+    def pending(self) -> int:
+        """Own updates that no release or expiry seen so far contains."""
+        return self._pending.count
+
+    @property
+    def pushed(self) -> int:
+        """How many updates went out from here, acknowledged or yet to be."""
+        return self._sender.pushed
+
+    @property
+    def background(self) -> bool:
+        """Whether training goes on while messages travel."""
+        return self._carrier.background
 
     @property
     def disputed(self) -> int | None:
@@ -184,7 +244,7 @@ class Session(Pushing):
         """Say who takes part, as far as is known, and what a release needs."""
         needed = self.task.config.min_contributions
         names = len(self.task.roster.names)
-        joined = self._aggregator.joined()
+        joined = self._carrier.aggregator.joined()
         if joined is None:
             return (
                 f"A release needs updates of {needed} of the {names} participants: "
@@ -203,7 +263,7 @@ class Session(Pushing):
     @property
     def evidence(self) -> tuple[Evidence, ...]:
         """Proof that the DSP has broken its word, which anybody can check."""
-        return tuple(map(decode_evidence, self._evidence))
+        return tuple(map(decode_evidence, self._receiver.evidence))
 
     def released(self, piece: slice = slice(None)) -> npt.NDArray[np.int64]:
         """Return a copy of the released weights, or of a piece of them.
@@ -229,12 +289,68 @@ class Session(Pushing):
         self._pending.add_to(weights, piece)
         return weights
 
+    def attach(self, local: LocalWeights) -> None:
+        """Have a local model follow, whoever makes this session pull from now on.
+
+        Args:
+            local: takes the place of what was attached before.
+        """
+        self._attached = local
+
+    @property
+    def attached(self) -> LocalWeights | None:
+        """The local model that follows, if there is one."""
+        return self._attached
+
+    def follows(self, local: LocalWeights) -> bool:
+        """Whether this is the local model that follows."""
+        return self._attached is local
+
+    def push(self, values: Integers) -> int:
+        """Seal and submit one quantised update.
+
+        Where messages travel in the background, nobody waits for the answer, and errors
+        are those of *earlier* uploads; this one was not kept then.
+
+        Args:
+            values: int32 or int16, shape `(n_sealed,)`, |q| <= 2^(b-1) - 1; the last
+                one is the weight, where updates have weights. A read-only array of the
+                narrower type that fits is kept as it is, not copied.
+
+        Returns:
+            The upload's sequence number.
+
+        Raises:
+            BackPressure: Q own updates wait already; nothing was sent or kept.
+            StaleUploadError: the weights known here are too old; nothing was kept.
+            AggregatorError: no answer came; the sealed bytes are kept and sent again.
+            HREError: the DSP refused this update or an earlier one; see `resend`. If
+                this one was sealed (`sequence` is greater than before), it is kept.
+        """
+        self._help_others()
+        return self._sender.push(values)
+
+    def resend(self) -> None:
+        """Wait for the DSP's last word about all that was pushed, sending it again.
+
+        Raises:
+            AggregatorError: the DSP still cannot be reached, or what came back is not
+                its answer to these bytes; they are kept.
+            HREError: the DSP refuses them, and not because they are too old, too many
+                or under a used number. They are kept, and sent or sealed again.
+        """
+        self._sender.hear(wait=True)
+
     def pull(self) -> list[Opened]:
         """Fetch, open and apply every release that is new here.
 
         One whose content is spoiled is applied as nothing; in suites where nobody
         decides that alone, only once enough others say so too. Till then the session
-        stays before it, which it says once, and asks again with every pull.
+        stays before it, which it says once, and asks again with every pull. Where the
+        next release is gone, the session goes on from a snapshot of others.
+
+        In the background it is applied what has come; the network is waited for only if
+        the weights known here are too old to push.
 
         Returns:
             What was opened, oldest first; empty when there was nothing new.
@@ -243,33 +359,26 @@ class Session(Pushing):
             TransformError: a download is wrong; what came before it is applied, nothing
                 of it is, and asking again is safe.
             DisputedReleaseError: a release does not open here, but has for others.
-            AggregatorError: the DSP could not be reached.
+            AggregatorError: the DSP could not be reached, or nobody seals a snapshot.
             NonFiniteError: what is attached is NaN or infinite; nothing was fetched.
         """
-        self.statistics.pulls += 1
-        opened: list[Opened] = []
-        with followed(self._attached, self.observe):
-            try:
-                self._pull(opened, merge=True)
-            except ReleaseRejectedError:
-                self._pull(opened, merge=False)
-        self._seal_refused()
-        for each in opened:
-            if each.values is None:
-                self._tell_rejection(each)
-        self._tell_charges()
-        return opened
+        return self._pull_all(wait=False)
 
     def others_may_push(self) -> bool:
         """Say that this participant pushes no more; return whether others still may.
 
         Where the backend cannot tell, others may.
         """
-        return self._aggregator.others_may_push()
+        return self._carrier.aggregator.others_may_push()
 
     def catch_up(self) -> list[Opened]:
-        """Apply every release that there is, and wait for it if need be; see `pull`."""
-        return self.pull()
+        """Have everything answered, then apply every release that there is; see `pull`.
+
+        Raises:
+            AggregatorError, HREError: see `resend` and `pull`.
+        """
+        self.resend()
+        return self._pull_all(wait=True)
 
     def attest(self) -> Verdict:
         """State, signed, which weights this session has at its version.
@@ -280,7 +389,7 @@ class Session(Pushing):
             ReleaseError: there is no release yet, or this one was long ago.
             AggregatorError: the DSP could not be reached.
         """
-        return self._disputes.state(self.model_digest)
+        return self._receiver.attest()
 
     def may_return_to(self, version: int) -> None:
         """Say that this session may be started again from its state at a version.
@@ -289,7 +398,7 @@ class Session(Pushing):
         participant that is killed can go on from its disk; call it whenever a newer
         state is on the disk.
         """
-        self._aggregator.opened = version
+        self._returns_to = self._carrier.aggregator.opened = version
 
     def rebase(
         self,
@@ -316,20 +425,16 @@ class Session(Pushing):
             self._model.replace(released, state_digests)
             self.statistics.spent += len(self._pending.refused)
             self._pending.clear()
-            self._unsent = None
-        self.latest_version = max(self.latest_version, version)
+            self._carrier.withdraw(())
+        self._sender.learn(version)
 
     def state(self) -> SessionState:
-        """Return everything that a restart needs, keys aside.
+        """Return everything that a restart needs, keys aside, once all is answered.
 
         Raises:
-            AggregatorError: an upload is sealed but not acknowledged; resend it first.
+            AggregatorError, HREError: see `resend`.
         """
-        if self._unsent is not None:
-            raise AggregatorError(
-                f"an upload of {self.name!r} is not acknowledged yet; call resend() "
-                "before saving the session"
-            )
+        self.resend()
         return SessionState(
             cfg=self.task.cfg,
             name=self.name,
@@ -339,112 +444,55 @@ class Session(Pushing):
             refused=self._pending.encoded_refused(),
             state_digests=self._model.run,
             attempts=dict(self._pending.attempts),
-            evidence=list(self._evidence),
+            evidence=list(self._receiver.evidence),
             latest_version=self.latest_version,
             statistics=replace(self.statistics),
         )
 
     def close(self) -> None:
-        """Close the connection to the DSP."""
+        """Send what waits, as far as the DSP can be reached; close the connection."""
         self.closed = True
-        self._aggregator.close()
+        self._carrier.close()
 
-    def _pull(self, opened: list[Opened], *, merge: bool) -> None:
-        downloads = self._aggregator.fetch(self.version, merge=merge)
-        while True:
-            with self.observe("fetch"):
-                data = next(downloads, None)
-            if data is None:
-                return
-            self.statistics.bytes_down += len(data)
-            try:
-                with self.observe("open"):
-                    found: Opened | None = self._participant.open(data)
-            except SpoiledReleaseError:
-                if self._disputes.may_ask_again():
-                    downloads = self._aggregator.fetch(self.version, merge=False)
-                    continue
-                found = self._disputes.give_up()
-            if found is None:
-                return
-            opened.append(found)
-            self._apply(found)
-            if found.values is not None and self._disputes.was_stated(found.last):
-                # That it opened after all is said as well; what is uploaded upon it
-                # says so again.
-                with contextlib.suppress(AggregatorError):
-                    self.attest()
+    def _observed(self, phase: str) -> AbstractContextManager[None]:
+        # Who trains may put another observer in place of the first.
+        return self.observe(phase)
 
-    def _apply(self, opened: Opened) -> None:
-        rejected = opened.values is None
-        if rejected:
-            names = {item.name for item in opened.uploads}
-            if self.statistics.rejected:
-                names &= set(self.statistics.suspects)
-            self.statistics.rejected += 1
-            self.statistics.suspects = tuple(sorted(names))
-        releases = opened.last - opened.first + 1
-        self.statistics.releases += releases
-        self._model.add(opened.values, releases)
-        for item in opened.uploads:
-            if item.name == self.name:
-                # What is not pending here is no loss: it has arrived with the sum.
-                dropped, attempt = self._pending.consume(item.sequence)
-                self.statistics.spent += dropped and rejected
-                if attempt is not None:
-                    self._accuse(attempt, item, opened)
-        for item in opened.expired:
-            if item.name == self.name:
-                self.statistics.expired += self._pending.expire(item.sequence)
-        if self._unsent and self._unsent[0].header.sequence not in self._pending:
-            # Its answer would only come too late now.
-            self._unsent = None
-            self.statistics.pushes += 1
-        self.latest_version = max(self.latest_version, opened.newest)
-
-    def _tell_rejection(self, rejected: Opened) -> None:
-        for listener in self.on_rejection:
-            listener(rejected)
-        names = ", ".join(sorted({item.name for item in rejected.uploads}))
-        suspects = ", ".join(self.statistics.suspects) or "nobody"
-        warnings.warn(
-            f"Release {rejected.last} was spoiled and is given up, with every update "
-            f"in it; its uploads are of {names}. Spoiled so far: "
-            f"{self.statistics.rejected}; {suspects} had uploads in every one.",
-            SpoiledReleaseWarning,
-            stacklevel=3,
-        )
-
-    def _accuse(self, attempt: Attempt, item: Listed, opened: Opened) -> None:
-        """Keep evidence that a list names what the DSP has refused for good."""
-        evidence = refuted(attempt.refusal, item, opened.signed, self.task)
-        if evidence is None:
-            self._charges.append(
-                f"upload {item.sequence} was refused, but a release up to "
-                f"{opened.last} contains it; the refusal is worded so that it proves "
-                "nothing"
-            )
+    def _help_others(self) -> None:
+        if self._resync is None:
             return
-        self._charges.append(check_evidence(evidence, self.task))
-        if not self._evidence:
-            self._evidence.append(evidence.encode())
+        if not self.background:
+            self._resync.errand()
+        if self._resync.seal_for_others(self):
+            self._carrier.run_errand()
 
-    def _tell_charges(self) -> None:
-        charges, self._charges = self._charges, []
-        for charge in charges:
-            warnings.warn(
-                f"The DSP has broken its word: {charge}. It counts once. Show others "
-                "`session.evidence`, and use another DSP if it recurs.",
-                EquivocationWarning,
-                stacklevel=3,
-            )
+    def _pull_all(self, *, wait: bool) -> list[Opened]:
+        for _ in range(_MOST_SNAPSHOTS):
+            try:
+                return self._pull_once(wait=wait)
+            except SnapshotNeededError:
+                if self._resync is None:
+                    raise
+                found = self._resync.snapshot()
+                self.rebase(
+                    found.version, found.chain, found.state_digests, found.weights
+                )
+        return self._pull_once(wait=wait)
 
-    def _restore(self, state: SessionState) -> None:
-        task = self.task
-        state.require(task, self.name)
-        values = decode_vector(state.released, "<i8", task.config.n_values)
-        self._model = ReleasedWeights(
-            task, values.astype(np.int64), state.state_digests
-        )
-        self.latest_version = state.latest_version
-        self.statistics = replace(state.statistics)
+    def _pull_once(self, *, wait: bool) -> list[Opened]:
+        if self.background:
+            self._sender.hear()
+            wait = wait or self.staleness >= self.task.config.staleness_bound
+        self.statistics.pulls += 1
+        try:
+            with followed(self._attached, self.observe):
+                opened = self._receiver.receive(wait=wait)
+            self._sender.seal_refused()
+        finally:
+            if self._returns_to is None:
+                self._carrier.opened(self.version)
+        for rejected in self._receiver.tell(opened):
+            for listener in self.on_rejection:
+                listener(rejected)
+        self._help_others()
+        return opened

@@ -115,23 +115,21 @@ class SnapshotHelper:
     """What one session owes those who come late: its word, and perhaps its weights.
 
     Args:
-        session: of the participant that helps.
-        secret: its keys.
+        secret: the keys of the participant that helps.
     """
 
-    def __init__(self, session: Session, secret: Secret) -> None:
-        self._session = session
+    def __init__(self, secret: Secret) -> None:
         self._secret = secret
         self._vouched: dict[bytes, int] = {}
         self._sealed: dict[bytes, int] = {}
 
-    def answers(self, asked: Sequence[Asked]) -> list[bytes]:
+    def answers(self, session: Session, asked: Sequence[Asked]) -> list[bytes]:
         """Return encoded messages for the DSP, once for every version known here.
 
         Args:
+            session: of the participant that helps.
             asked: all requests that are open.
         """
-        session = self._session
         here, run = session.version, session.state_digests
         answers = []
         if any(self._vouched.get(each.request) != here for each in asked):

@@ -49,7 +49,7 @@ from hre_torch.errors import (
     TaskError,
     UnsupportedError,
 )
-from hre_torch.protocol.ciphers import Integers
+from hre_torch.protocol.suite import Integers
 from hre_torch.protocol.task import TaskConfig
 from hre_torch.protocol.vectors import require_norm
 

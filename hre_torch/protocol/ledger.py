@@ -27,14 +27,15 @@ from hre_torch.errors import (
     StaleUploadError,
     UsedNumberError,
 )
-from hre_torch.protocol.common_models import CommonModels, agreed
 from hre_torch.protocol.entries import (
     GENESIS,
+    CommonModels,
     Entry,
+    EntryIndex,
     LedgerState,
-    Lines,
     NamedModels,
     Proposal,
+    agreed,
     chain_after,
 )
 from hre_torch.protocol.task import TaskConfig
@@ -65,7 +66,7 @@ class Ledger:
         self._forget_chains()
         self._newest = dict.fromkeys(names, -1) | (state.newest if state else {})
         self._models = CommonModels(config, state.models if state else ())
-        self._lines = Lines(names, state.entries if state else [])
+        self._lines = EntryIndex(names, state.entries if state else [])
 
     def state(self) -> LedgerState:
         """Return a copy of everything that a restart needs."""

@@ -1,6 +1,20 @@
-"""What participants and servers ask each other besides the ten messages of `messages`.
+"""The messages between the roles; `wire` says how they travel.
 
-None of these moves an update. They exist because a real network has strangers on it:
+Upload            participant -> DSP    a sealed update
+Deposit           DSP -> KTS            its header, and what the KTS needs of it
+Receipt           KTS -> DSP            the KTS has logged it
+Ack               DSP -> participant    it is stored and accepted
+ReleaseOrder      DSP -> KTS            please release this list
+Release           KTS -> everybody      the signed list
+TransformRequest  DSP -> KTS            first phase of re-encryption
+TransformReply    KTS -> DSP            second phase
+Download          DSP -> participant    the sum under the recipient's own key
+Statement         participant -> KTS    by way of the DSP: a release opened, or not
+Verdict           KTS -> everybody      where the statements about a release stand
+StatementReply    DSP -> participant    carries the verdict
+Refusal           a server -> sender    a typed error (in `wire`)
+
+**Requests** move no update. They exist because a real network has strangers on it:
 a fetch costs both servers work, so it is signed; and a participant that lost its
 memory, or comes late, must learn where the task stands before it can take part.
 
@@ -18,22 +32,6 @@ SnapshotQuery     participant -> both   has anybody sealed a snapshot for me?
 SnapshotReply     DSP -> participant    the snapshot, and who has signed its hash
 
 The KTS answers a `SnapshotQuery`, which the DSP passes on, with a `LedgerHead`.
-
-The messages between the roles; `envelope.py` says how they travel.
-
-Upload            participant -> DSP    a sealed update
-Deposit           DSP -> KTS            its header, and what the KTS needs of it
-Receipt           KTS -> DSP            the KTS has logged it
-Ack               DSP -> participant    it is stored and accepted
-ReleaseOrder      DSP -> KTS            please release this list
-Release           KTS -> everybody      the signed list
-TransformRequest  DSP -> KTS            first phase of re-encryption
-TransformReply    KTS -> DSP            second phase
-Download          DSP -> participant    the sum under the recipient's own key
-Statement         participant -> KTS    by way of the DSP: a release opened, or not
-Verdict           KTS -> everybody      where the statements about a release stand
-StatementReply    DSP -> participant    carries the verdict
-Refusal           a server -> sender    a typed error (in `envelope.py`)
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""How long the sum in a release can be if everybody has clipped, and what is longer.
+"""Vectors of integers: as octets, under hashes, and how long sums of them can be.
+
+In saved states and under hashes, integers are little-endian.
 
 A task with a clip C has a bound B for the parameters of a release's sum (buffers are
 statistics and have none). With r = sqrt(n_params), n uploads and their weights w_i:
@@ -32,8 +34,6 @@ References:
     theorem 5.6.
     C. Canonne, G. Kamath, T. Steinke, "The Discrete Gaussian for Differential Privacy",
     NeurIPS 2020, section 2 (discrete Gaussians are subgaussian with the same width).
-
-Vectors of integers as octets, in saved states and under hashes: little-endian.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hre_torch.errors import LayoutError, SlotOverflowError
-from hre_torch.protocol.ciphers import Integers
+from hre_torch.protocol.suite import Integers
 from hre_torch.protocol.task import TaskConfig
 
 __all__ = [

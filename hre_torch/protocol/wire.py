@@ -1,11 +1,11 @@
 """The envelope of every message: signed, versioned, length-checked, never unpickled.
 
-`framing` says what one looks like on the wire. The header is MessagePack and lists size
+The header is MessagePack and lists size
 and SHA-256 of every part, so that one Ed25519 signature over everything before it
 covers the parts as well, and a server that gets only some of them can still check the
 header.
 
-How a message is cut into header, proof, signature and parts, before it is read.
+On the wire it is
 
     "HRE1" | header length u32 | proof length u32 | header | proof | signature | parts
 

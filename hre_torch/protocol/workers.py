@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from hre_torch.errors import ConfigurationError, LostWorkerWarning
 
@@ -16,6 +19,8 @@ __all__ = ["Workers"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_LOOK_SECONDS: Final = 1.0
 
 
 class Workers:
@@ -40,6 +45,10 @@ class Workers:
     def processes(cls, count: int) -> Workers:
         """Return `count` worker processes; one means this very thread.
 
+        They end by themselves soon after this process was killed. (Linux could do so at
+        once, but it watches the *thread* that forked them, which in a script may end
+        long before its session does.)
+
         Raises:
             ConfigurationError: `count` is no whole number, or below 1.
         """
@@ -49,12 +58,8 @@ class Workers:
             return cls(count=count)
         methods = multiprocessing.get_all_start_methods()
         context = multiprocessing.get_context("fork" if "fork" in methods else None)
-        # Ctrl-C reaches every process of a terminal; the parent says what to do.
         executor = ProcessPoolExecutor(
-            count,
-            mp_context=context,
-            initializer=signal.signal,
-            initargs=(signal.SIGINT, signal.SIG_IGN),
+            count, mp_context=context, initializer=_follow, initargs=(os.getpid(),)
         )
         return cls(executor, count)
 
@@ -97,6 +102,18 @@ class Workers:
         """End the executor, if there is one."""
         if self._executor is not None:
             self._executor.shutdown()
+
+
+def _follow(parent: int) -> None:
+    # Ctrl-C reaches every process of a terminal; the parent says what to do.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOK_SECONDS)
+    os._exit(1)
 
 
 def _map_chunk(

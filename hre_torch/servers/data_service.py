@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Unpack
 
 from hre_torch.errors import AggregatorError, HREError, MessageError, ReleaseError
-from hre_torch.protocol.ciphers import Body
 from hre_torch.protocol.entries import Entry
 from hre_torch.protocol.heads import Records
 from hre_torch.protocol.messages import (
@@ -21,6 +20,7 @@ from hre_torch.protocol.messages import (
     Verdict,
 )
 from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.suite import Body
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.wire import Envelope, seal
 from hre_torch.protocol.workers import Workers
@@ -135,12 +135,12 @@ class DataServiceProvider(DownloadServer):
                     Body(upload.parts, upload.header_bytes, upload.proof)
                 )
             self._ledger.enter(entry)
-            self._shelf.put(entry, upload, upload.parts, total)
+            self._pending.put(entry, upload, upload.parts, total)
 
     def unconfirmed(self) -> list[Envelope[Deposit]]:
         """Return the deposits of all pending uploads, to forward after a restart."""
         return [
-            self._deposit(self._shelf.uploads[entry.digest].envelope)
+            self._deposit(self._pending.uploads[entry.digest].envelope)
             for entry in self._ledger.unreleased()
             if entry.status == "pending"
         ]
@@ -154,7 +154,7 @@ class DataServiceProvider(DownloadServer):
         if records.header.chain != self._ledger.chain:
             return []
         return [
-            self._deposit(self._shelf.uploads[digest].envelope)
+            self._deposit(self._pending.uploads[digest].envelope)
             for digest in self._ledger.accepted()
             if digest not in records.header.accepted
         ]
@@ -201,7 +201,7 @@ class DataServiceProvider(DownloadServer):
             return self._ack(entry)
         if entry is not None:
             self._ledger.withdraw(upload)
-            self._shelf.drop(upload)
+            self._pending.drop(upload)
         self._mark(error, upload)
         return None
 
@@ -258,7 +258,7 @@ class DataServiceProvider(DownloadServer):
         self.task.roster.participant(name)
         return Standing(
             version=self.version,
-            oldest=min(self._shelf.releases, default=self.version + 1),
+            oldest=min(self._pending.releases, default=self.version + 1),
             next_sequence=self._ledger.next_sequence(name),
             pending=self._ledger.waiting(name),
         )
@@ -304,7 +304,7 @@ class DataServiceProvider(DownloadServer):
             )
         self._summed = None
         self._ledger.release(proposal, header.commitment)
-        self._shelf.release(proposal, release, total)
+        self._pending.release(proposal, release, total)
         self._tidy_ledger()
         self._statements.forget({self.version})
 
@@ -325,7 +325,7 @@ class DataServiceProvider(DownloadServer):
             chain=self._ledger.chain,
         )
         # Once released, an upload is only a line in the ledger, here and at the KTS.
-        stored = self._shelf.uploads.get(upload.digest)
+        stored = self._pending.uploads.get(upload.digest)
         forwarded = () if stored is None else self._cipher.forward(stored.total)
         return seal(deposit, self._secret.signing, forwarded)
 
@@ -348,7 +348,7 @@ class DataServiceProvider(DownloadServer):
         """Return the sum of some uploads; the newest one asked for is kept."""
         if self._summed is None or self._summed[0] != digests:
             with self._observe("add"):
-                totals = self._shelf.totals(digests)
+                totals = self._pending.totals(digests)
                 self._summed = (digests, self._cipher.add(totals))
         return self._summed[1]
 
@@ -356,9 +356,9 @@ class DataServiceProvider(DownloadServer):
         """Return everything that a restart needs, keys aside."""
         return DataServiceState(
             ledger=self._ledger.state(),
-            uploads=self._shelf.upload_states(),
-            releases=self._shelf.release_states(),
-            fetched=dict(self._shelf.fetched),
+            uploads=self._pending.upload_states(),
+            releases=self._pending.release_states(),
+            fetched=dict(self._pending.fetched),
             evidence=self._evidence.encoded(),
-            lists=dict(self._shelf.lists),
+            lists=dict(self._pending.lists),
         )

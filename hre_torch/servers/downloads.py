@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Unpack
 
 from hre_torch.errors import SnapshotNeededError, TransformError
-from hre_torch.protocol.ciphers import DataServiceCipher
 from hre_torch.protocol.messages import Download, TransformReply, TransformRequest
 from hre_torch.protocol.roster import KeyCard, Secret
+from hre_torch.protocol.suite import DataServiceCipher
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.wire import MAX_HEADER_BYTES, Envelope, seal
 from hre_torch.protocol.workers import Workers
@@ -90,8 +90,8 @@ class DownloadServer(Server[DataServiceCipher[Any]]):
                 f"is {self.version}: it belongs to another federation, or a server "
                 "goes on from an old copy"
             )
-        self._shelf.forget(recipient, since if opened is None else min(opened, since))
-        releases = self._shelf.releases
+        self._pending.forget(recipient, since if opened is None else min(opened, since))
+        releases = self._pending.releases
         if since == self.version:
             return None
         if since + 1 not in releases:
@@ -118,7 +118,7 @@ class DownloadServer(Server[DataServiceCipher[Any]]):
         self, recipient: str, first: int, last: int
     ) -> Envelope[TransformRequest]:
         """Run the first phase for the releases `first..last`."""
-        kept = [self._shelf.releases[v] for v in range(first, last + 1)]
+        kept = [self._pending.releases[v] for v in range(first, last + 1)]
         with self._observe("first_phase"):
             total = self._cipher.merge([release.total for release in kept])
             parts, own = self._cipher.begin(total, recipient)
@@ -130,7 +130,7 @@ class DownloadServer(Server[DataServiceCipher[Any]]):
             recipient=recipient,
             first=first,
             last=last,
-            opened=self._shelf.fetched[recipient],
+            opened=self._pending.fetched[recipient],
         )
         return seal(request, self._secret.signing, parts)
 

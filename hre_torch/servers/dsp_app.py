@@ -41,13 +41,13 @@ from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.wire import DIGEST_BYTES, Envelope, decode, seal, signed_bytes
 from hre_torch.servers.data_service import DataServiceProvider
-from hre_torch.servers.kts_client import Caretaker, Errands, UnreachableError
+from hre_torch.servers.kts_client import KTSClient, Reconciler, UnreachableError
 from hre_torch.servers.logs import log_event
 from hre_torch.servers.metrics import Metrics, Rejections
 from hre_torch.servers.readiness import Readiness, Watch, admin_app
 from hre_torch.servers.relay import SnapshotRelay
-from hre_torch.servers.request_reader import Expected, Intake
-from hre_torch.servers.routes import SMALL, Desk, Enquiries
+from hre_torch.servers.request_reader import Expected, RequestReader
+from hre_torch.servers.routes import SMALL, Responder, SignedQueries
 from hre_torch.servers.steps import Durable, Steps
 
 __all__ = ["DataServiceService"]
@@ -70,7 +70,7 @@ class DataServiceService:
         secret: the DSP's keys.
         open_role: makes the role from what the store holds.
         store: where its changes become durable.
-        errands: the connection to the KTS.
+        kts_client: the connection to the KTS.
         metrics: what may be measured; pass it to the role as its observer too.
         published: what `/v1/task` shows to members: the signed roster file.
 
@@ -85,7 +85,7 @@ class DataServiceService:
         secret: Secret,
         open_role: Callable[[], DataServiceProvider],
         store: Durable,
-        errands: Errands,
+        kts_client: KTSClient,
         metrics: Metrics,
         *,
         published: bytes = b"",
@@ -96,10 +96,12 @@ class DataServiceService:
         self._reopen()
         self._store = store
         self._steps = Steps(store, self._reopen)
-        self._errands = errands
+        self._kts = kts_client
         self._metrics = metrics
         self._readiness = Readiness(metrics)
-        self._desk = Desk(task, secret, metrics, self._readiness, link="participants")
+        self._responder = Responder(
+            task, secret, metrics, self._readiness, link="participants"
+        )
         self._loop: asyncio.AbstractEventLoop | None = None
         self.admin = admin_app(self._readiness, metrics, lambda: self._loop)
         self._relay = SnapshotRelay(task, secret)
@@ -111,7 +113,7 @@ class DataServiceService:
         self._fetching: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._suite = SUITES.get(task.config.suite)
         self._max_bytes = self._suite.max_message_bytes(task)
-        self._intake = Intake(
+        self._reader = RequestReader(
             task.cfg, {card.name: card.signing_key for card in task.roster.participants}
         )
         self.app = Starlette(routes=self._routes(), lifespan=self._live)
@@ -130,19 +132,19 @@ class DataServiceService:
         proof = self._suite.proof_size(self.task)
         named = DIGEST_BYTES * (self.task.config.staleness_bound + 1)
         uploads = Expected(Upload, SMALL + named, proof, sum(sizes), check_sizes)
-        enquiries = Enquiries(self.task, self._desk, self._intake)
+        queries = SignedQueries(self.task, self._responder, self._reader)
         return [
-            self._desk.route("/v1/uploads", self._intake, uploads, self._upload),
-            self._desk.route(
+            self._responder.route("/v1/uploads", self._reader, uploads, self._upload),
+            self._responder.route(
                 "/v1/statements",
-                self._intake,
+                self._reader,
                 Expected(Statement, SMALL, 0, 0),
                 self._declare,
             ),
-            enquiries.route("/v1/fetch", Fetch, self._fetch),
-            enquiries.route("/v1/status", StatusRequest, self._status),
-            *self._relay.routes(self._desk, self._intake, enquiries, self._errands),
-            enquiries.route("/v1/task", TaskRequest, self._show_task, any_task=True),
+            queries.route("/v1/fetch", Fetch, self._fetch),
+            queries.route("/v1/status", StatusRequest, self._status),
+            *self._relay.routes(self._responder, self._reader, queries, self._kts),
+            queries.route("/v1/task", TaskRequest, self._show_task, any_task=True),
             self._readiness.route(),
         ]
 
@@ -186,7 +188,7 @@ class DataServiceService:
         Unless another copy of the same message was taken meanwhile.
         """
         try:
-            receipt = await self._errands.ask("/v1/deposits", deposit, Receipt)
+            receipt = await self._kts.ask("/v1/deposits", deposit, Receipt)
             return await self._steps.run(self._confirm, receipt)
         except AggregatorError:
             raise
@@ -264,9 +266,7 @@ class DataServiceService:
             finally:
                 self._forwarding = False
         while self._order is not None:
-            release = await self._errands.ask(
-                "/v1/orders", self._order.encode(), Release
-            )
+            release = await self._kts.ask("/v1/orders", self._order.encode(), Release)
             await self._steps.run(self._record, release)
 
     async def _compare(self) -> None:
@@ -277,7 +277,7 @@ class DataServiceService:
         """
         said = await self._steps.run(self._role.records)
         while True:
-            answer = await self._errands.ask("/v1/records", said.encode(), Records)
+            answer = await self._kts.ask("/v1/records", said.encode(), Records)
             following = await self._steps.run(self._heed, answer)
             if following.header == said.header:
                 break
@@ -346,9 +346,7 @@ class DataServiceService:
             if transform is None:
                 return None
             try:
-                reply = await self._errands.ask(
-                    "/v1/transforms", transform, TransformReply
-                )
+                reply = await self._kts.ask("/v1/transforms", transform, TransformReply)
             except UnreachableError:
                 self._care.call()  # Who else would find out that the KTS is back?
                 raise
@@ -369,7 +367,7 @@ class DataServiceService:
         statement = decode(message, Statement, cfg=self.task.cfg, max_bytes=0)
         await self._steps.run(self._role.check_statement, statement)
         try:
-            verdict = await self._errands.ask("/v1/statements", message, Verdict)
+            verdict = await self._kts.ask("/v1/statements", message, Verdict)
         except UnreachableError:
             self._care.call()
             raise
@@ -384,7 +382,7 @@ class DataServiceService:
         name = request.header.sender
         # Who was killed and is back must hear of what it sent last, and may not do it
         # again; whatever its machine still sends is read first.
-        await self._intake.quiet(name, _RELEASE_PATIENCE)
+        await self._reader.quiet(name, _RELEASE_PATIENCE)
         standing = await self._steps.run(lambda: self._role.standing(name))
         status = Status(
             cfg=self.task.cfg,
@@ -428,14 +426,14 @@ class DataServiceService:
     async def _live(self, app: Starlette) -> AsyncIterator[None]:
         await self._steps.run(self._count_pending, *self.task.roster.names)
         self._loop = asyncio.get_running_loop()
-        self._care = Caretaker(
-            self._finish_with_kts, partial(self._readiness.report, "errands")
+        self._care = Reconciler(
+            self._finish_with_kts, partial(self._readiness.report, "reconciler")
         )
         self._care.start()
-        probes = {"disk": self._probe_disk, "kts": self._errands.reach}
+        probes = {"disk": self._probe_disk, "kts": self._kts.reach}
         async with Watch(self._readiness, probes):
             self._readiness.report("start")
             yield
         await self._care.stop()
-        await self._errands.close()
+        await self._kts.close()
         self._steps.close()

@@ -8,9 +8,8 @@ or nothing, before the step's answer leaves. The default journal forgets everyth
 A refused step may change something too (a contradicting upload is kept as evidence):
 what a step told its journal holds even if the step then raises an `HREError`.
 
-What the two servers need to go on after a restart, as plain structs of bytes.
-
-The keys are not among it: they live in key files of their own.
+What the servers need to go on after a restart are plain structs of bytes. The keys are
+not among it: they are in key files of their own.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.entries import Entry, LedgerState, NamedModels
 from hre_torch.protocol.messages import Release, Upload
+from hre_torch.protocol.suite import Parts
 from hre_torch.protocol.wire import Envelope, parse_header
 
 __all__ = [

@@ -10,7 +10,6 @@ from hre_torch.errors import (
     SnapshotNeededError,
     TransformError,
 )
-from hre_torch.protocol.ciphers import Body, KeyTransformCipher
 from hre_torch.protocol.entries import Entry, Proposal
 from hre_torch.protocol.messages import (
     Deposit,
@@ -24,6 +23,7 @@ from hre_torch.protocol.messages import (
     Verdict,
 )
 from hre_torch.protocol.roster import KeyCard, Secret
+from hre_torch.protocol.suite import Body, KeyTransformCipher
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.wire import DIGEST_BYTES, Envelope, parse_header, seal
 from hre_torch.protocol.workers import Workers
@@ -103,7 +103,7 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
                 total = self._cipher.load(body)
             self._strike(entry)
             self._ledger.enter(entry)
-            self._shelf.put(entry, upload, deposit.parts, total)
+            self._pending.put(entry, upload, deposit.parts, total)
             self._ledger.accept(upload.digest)
             self._journal.accepted(upload.digest)
         receipt = Receipt(
@@ -215,9 +215,9 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
                 f"{config.n_buffers} averaged buffer values and clip={config.clip} "
                 "opens each release alone"
             )
-        self._shelf.forget(header.recipient, min(header.opened, header.first - 1))
+        self._pending.forget(header.recipient, min(header.opened, header.first - 1))
         kept = [
-            self._shelf.releases.get(version)
+            self._pending.releases.get(version)
             for version in range(header.first, header.last + 1)
         ]
         totals = [release.total for release in kept if release is not None]
@@ -242,11 +242,11 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
         """Return everything that a restart needs, keys aside."""
         return KeyTransformState(
             ledger=self._ledger.state(),
-            uploads=self._shelf.upload_states(),
-            releases=self._shelf.release_states(),
-            fetched=dict(self._shelf.fetched),
+            uploads=self._pending.upload_states(),
+            releases=self._pending.release_states(),
+            fetched=dict(self._pending.fetched),
             evidence=self._evidence.encoded(),
-            lists=dict(self._shelf.lists),
+            lists=dict(self._pending.lists),
             newest_release=None if self._newest is None else self._newest.encode(),
             statements=self._statements.encoded(),
             verdicts=tuple(verdict.encode() for verdict in self.verdicts),
@@ -255,7 +255,7 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
     def _stated(self, statement: Statement) -> Release:
         """Return the release that a statement is about."""
         version = statement.version
-        kept = self._shelf.releases.get(version)
+        kept = self._pending.releases.get(version)
         newest = self._newest.header if self._newest is not None else None
         if newest is not None and version == newest.version:
             release = newest
@@ -283,13 +283,13 @@ class KeyTransformServer(Server[KeyTransformCipher[Any]]):
     def _conclude(self, proposal: Proposal, signed: Envelope[Release]) -> None:
         """Consume what a signed list names, and keep the sum of it."""
         total = self._cipher.add(
-            self._shelf.totals(entry.digest for entry in proposal.uploads)
+            self._pending.totals(entry.digest for entry in proposal.uploads)
         )
         self._ledger.release(proposal, signed.header.commitment)
         self._newest = signed
-        self._shelf.release(proposal, signed, total)
+        self._pending.release(proposal, signed, total)
         self._tidy_ledger()
-        self._statements.forget({*self._shelf.releases, self.version})
+        self._statements.forget({*self._pending.releases, self.version})
 
     def _check_forwarded(self, deposit: Deposit, upload: Upload) -> None:
         sizes = tuple(part.size for part in upload.parts)

@@ -36,9 +36,9 @@ from hre_torch.servers.readiness import Readiness, Watch, admin_app
 from hre_torch.servers.request_reader import (
     BODIES_PER_SENDER,
     Expected,
-    Intake,
+    RequestReader,
 )
-from hre_torch.servers.routes import SMALL, Desk
+from hre_torch.servers.routes import SMALL, Responder
 from hre_torch.servers.steps import Durable, Steps
 
 __all__ = ["KeyTransformService"]
@@ -81,15 +81,15 @@ class KeyTransformService:
         self._max_bytes = SUITES.get(task.config.suite).max_message_bytes(task)
         self._store = store
         self._readiness = Readiness(metrics)
-        self._desk = Desk(task, secret, metrics, self._readiness, link="dsp")
+        self._responder = Responder(task, secret, metrics, self._readiness, link="dsp")
         self._loop: asyncio.AbstractEventLoop | None = None
         self.admin = admin_app(self._readiness, metrics, lambda: self._loop)
         senders = {DATA_SERVICE: task.roster.data_service.signing_key}
         # The DSP sends for all participants.
         bodies = BODIES_PER_SENDER * len(task.roster.participants)
-        self._intake = Intake(task.cfg, senders, bodies)
+        self._reader = RequestReader(task.cfg, senders, bodies)
         # The DSP carries these, and their own signatures tell whose they are.
-        self._carried = Intake(
+        self._carried = RequestReader(
             task.cfg, {card.name: card.signing_key for card in task.roster.participants}
         )
         self._rejections = Rejections(metrics)
@@ -106,14 +106,14 @@ class KeyTransformService:
                     Statement,
                     self._declare,
                     SMALL,
-                    intake=self._carried,
+                    reader=self._carried,
                 ),
                 self._route(
                     "/v1/heads",
                     SnapshotQuery,
                     self._show_head,
                     SMALL,
-                    intake=self._carried,
+                    reader=self._carried,
                 ),
                 self._route("/v1/records", Records, self._compare),
                 self._readiness.route(),
@@ -127,7 +127,7 @@ class KeyTransformService:
         kind: type[H],
         step: Callable[[Envelope[H]], Envelope[Header]],
         max_header: int = MAX_HEADER_BYTES,
-        intake: Intake | None = None,
+        reader: RequestReader | None = None,
     ) -> Route:
         def work_now(message: bytes) -> bytes:
             envelope = decode(
@@ -142,7 +142,7 @@ class KeyTransformService:
                 self._tell()
 
         expected = Expected(kind, max_header, max_proof=0, max_body=self._max_bytes)
-        return self._desk.route(path, intake or self._intake, expected, work)
+        return self._responder.route(path, reader or self._reader, expected, work)
 
     def _compare(self, records: Envelope[Records]) -> Envelope[Header]:
         self._role.compare(records)

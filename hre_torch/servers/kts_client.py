@@ -1,10 +1,9 @@
-"""What the DSP does besides answering: finish with the KTS whatever was begun.
+"""Carries the DSP's messages to the KTS: identical octets again until it answers.
 
-One task in the event loop compares both servers' ledgers, forwards uploads that the KTS
-has not confirmed and has due releases signed. While the KTS cannot be reached it waits
-and tries again; nothing of it depends on a client that still waits for an answer.
-
-Carries the DSP's messages to the KTS: identical octets again until it answers.
+The DSP also finishes with the KTS whatever was begun. One task in the event loop
+compares both servers' ledgers, forwards uploads that the KTS has not confirmed and has
+due releases signed. While the KTS cannot be reached it waits and tries again; nothing
+of it depends on a client that still waits for an answer.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ from hre_torch.protocol.wire import Envelope, Header, Refusal
 from hre_torch.servers.logs import log_event
 from hre_torch.servers.metrics import Metrics
 
-__all__ = ["Caretaker", "Errands", "UnreachableError"]
+__all__ = ["KTSClient", "Reconciler", "UnreachableError"]
 
 _PATIENCE: Final = RetryPolicy(timeout=3.0)
-"""For a message; afterwards the caretaker goes on, without a client."""
+"""For a message; afterwards the reconciler goes on, without a client."""
 
 _MOST_WORDS: Final = 1000
 """Octets of an unsigned complaint that are passed on."""
@@ -46,7 +45,7 @@ class UnreachableError(AggregatorError):
     """The KTS does not answer, or not with anything that it has signed."""
 
 
-class Errands:
+class KTSClient:
     """The DSP's connection to the KTS.
 
     Args:
@@ -153,7 +152,7 @@ class Errands:
 _PAUSES: Final = RetryPolicy(longest_pause=1.0)
 
 
-class Caretaker:
+class Reconciler:
     """Runs an errand whenever something is due, again and again until it succeeds.
 
     Args:

@@ -1,17 +1,14 @@
 """Keeps connections of strangers from crowding participants out.
 
 A *stranger* is a connection on which no signed message has come. Its octets are looked
-at when it is its turn (`turnstile.py`), it may not wait long without asking anything,
+at when it is its turn, it may not wait long without asking anything,
 and it is the first to go where there are too many connections.
-
-Lets strangers in one after another, so that participants need not queue behind them.
 
 An event loop does everything that is ready before it looks again. Two hundred
 connections that open and send at the same moment make one turn of it long, and a
-participant's request takes about ten turns. Here a *stranger*, a connection on which no
-signed message has come, waits till it may go, at most one in two milliseconds, so that
-a burst costs a participant no more than the same connections spread evenly; who has
-shown a valid signature does not wait.
+participant's request takes about ten turns. Here a stranger waits till it may go, at
+most one in two milliseconds, so that a burst costs a participant no more than the same
+connections spread evenly; who has shown a valid signature does not wait.
 """
 
 from __future__ import annotations
@@ -30,7 +27,7 @@ __all__ = [
     "PACE_SECONDS",
     "VERIFIED",
     "GuardedProtocol",
-    "Turnstile",
+    "RateLimiter",
     "guarded",
 ]
 
@@ -39,7 +36,7 @@ PACE_SECONDS: Final = 0.002
 a millisecond or so, so strangers have about a quarter of the loop's time."""
 
 
-class Turnstile:
+class RateLimiter:
     """Runs steps one at a time, `PACE_SECONDS` after one another."""
 
     def __init__(self) -> None:
@@ -89,10 +86,10 @@ class GuardedProtocol(H11Protocol):
     uvicorn itself waits for ever for the first request of a connection.
 
     Attributes:
-        turnstile: of the server; see `guarded`.
+        limiter: of the server; see `guarded`.
     """
 
-    turnstile: Turnstile
+    limiter: RateLimiter
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -117,7 +114,7 @@ class GuardedProtocol(H11Protocol):
         if self._queued or self._is_strange():
             self._queued += 1
             self.transport.pause_reading()
-            self.turnstile.queue(self.loop, partial(self._take_turn, data))
+            self.limiter.queue(self.loop, partial(self._take_turn, data))
         else:
             self._take(data)
 
@@ -201,5 +198,5 @@ class GuardedProtocol(H11Protocol):
 
 
 def guarded() -> type[GuardedProtocol]:
-    """Return the protocol class of one server, whose connections share a turnstile."""
-    return type("GuardedProtocol", (GuardedProtocol,), {"turnstile": Turnstile()})
+    """Return the protocol class of one server, whose connections share a limiter."""
+    return type("GuardedProtocol", (GuardedProtocol,), {"limiter": RateLimiter()})

@@ -1,6 +1,6 @@
-"""What a server tells its operator of releases that were given up as spoiled.
+"""What Prometheus may know of a server: counts, sizes and times, never content.
 
-What Prometheus may know of a server: counts, sizes and times, never content.
+Of releases that were given up as spoiled, operators learn who had uploads in them.
 """
 
 from __future__ import annotations

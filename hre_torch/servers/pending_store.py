@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hre_torch.protocol.ciphers import DataServiceCipher, KeyTransformCipher, Parts
 from hre_torch.protocol.entries import Entry, Proposal
 from hre_torch.protocol.messages import Release, Upload
+from hre_torch.protocol.suite import DataServiceCipher, KeyTransformCipher, Parts
 from hre_torch.protocol.wire import Envelope
 from hre_torch.servers.journal import Journal, ReleasedState, ServerState, StoredState
 
-__all__ = ["KeptRelease", "KeptUpload", "Shelf"]
+__all__ = ["KeptRelease", "KeptUpload", "PendingStore"]
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class KeptRelease:
     total: Any
 
 
-class Shelf:
+class PendingStore:
     """The bodies behind a ledger, alike at both servers.
 
     Args:

@@ -33,10 +33,10 @@ from hre_torch.protocol.messages import (
 from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.wire import DIGEST_BYTES, Envelope, decode, seal
-from hre_torch.servers.kts_client import Errands
+from hre_torch.servers.kts_client import KTSClient
 from hre_torch.servers.logs import log_event
-from hre_torch.servers.request_reader import Expected, Intake
-from hre_torch.servers.routes import SMALL, Desk, Enquiries
+from hre_torch.servers.request_reader import Expected, RequestReader
+from hre_torch.servers.routes import SMALL, Responder, SignedQueries
 
 __all__ = ["SnapshotRelay"]
 
@@ -88,7 +88,11 @@ class SnapshotRelay:
     _words: dict[str, _Word] = field(default_factory=dict)
 
     def routes(
-        self, desk: Desk, intake: Intake, enquiries: Enquiries, errands: Errands
+        self,
+        responder: Responder,
+        reader: RequestReader,
+        queries: SignedQueries,
+        kts_client: KTSClient,
     ) -> list[Route]:
         """Return the routes on which participants ask, look, vouch, offer, collect."""
         run = DIGEST_BYTES * (self.task.config.staleness_bound + 3)
@@ -104,7 +108,7 @@ class SnapshotRelay:
             if not self.needs_head(query):
                 return self.collect(query)
             try:
-                head = await errands.ask("/v1/heads", message, LedgerHead)
+                head = await kts_client.ask("/v1/heads", message, LedgerHead)
             except HREError as error:
                 log_event("no head of the ledger", message=str(error))
                 return self.collect(query)
@@ -122,11 +126,11 @@ class SnapshotRelay:
             self.vouch(decode(message, Voucher, cfg=cfg, max_bytes=0))
 
         return [
-            enquiries.route("/v1/snapshots/ask", SnapshotRequest, asked),
-            enquiries.route("/v1/snapshots/collect", SnapshotQuery, collected),
-            enquiries.route("/v1/snapshots/wanted", WantedRequest, wanted),
-            desk.route("/v1/snapshots/vouch", intake, vouchers, vouched),
-            desk.route("/v1/snapshots", intake, offers, offered),
+            queries.route("/v1/snapshots/ask", SnapshotRequest, asked),
+            queries.route("/v1/snapshots/collect", SnapshotQuery, collected),
+            queries.route("/v1/snapshots/wanted", WantedRequest, wanted),
+            responder.route("/v1/snapshots/vouch", reader, vouchers, vouched),
+            responder.route("/v1/snapshots", reader, offers, offered),
         ]
 
     def witness(self, upload: Envelope[Upload]) -> None:

@@ -29,7 +29,7 @@ from hre_torch.protocol.wire import (
 )
 from hre_torch.servers.limits import VERIFIED
 
-__all__ = ["Expected", "Intake", "RefusedError"]
+__all__ = ["Expected", "RefusedError", "RequestReader"]
 
 GRACE_SECONDS: Final = 10.0
 """Time that every message has, however short."""
@@ -76,7 +76,7 @@ class RefusedError(Exception):
         self.about = about
 
 
-class Intake:
+class RequestReader:
     """Reads messages of one task.
 
     Args:
@@ -189,8 +189,8 @@ class Intake:
 class _Reader:
     """The octets of one message so far; after a refusal only their hash."""
 
-    def __init__(self, intake: Intake, expected: Expected, length: int) -> None:
-        self._intake = intake
+    def __init__(self, reader: RequestReader, expected: Expected, length: int) -> None:
+        self._reader = reader
         self._expected = expected
         self._length = length
         self._octets = bytearray()
@@ -243,7 +243,7 @@ class _Reader:
         size = LENGTHS_BYTES + header + proof + SIGNATURE_BYTES
         if len(self._octets) < min(size, self._length):
             return
-        head = self._intake.screen(bytes(self._octets[:size]), expected)
+        head = self._reader.screen(bytes(self._octets[:size]), expected)
         announced = size + sum(part.size for part in head.header.parts)
         if announced != self._length:
             raise MessageError(
@@ -251,7 +251,7 @@ class _Reader:
             )
         self._screened = True
         self.sender = head.header.sender
-        self._intake.enter(self.sender, self.patience)
+        self._reader.enter(self.sender, self.patience)
 
 
 def _announced_length(request: Request, most: int) -> int:

@@ -1,12 +1,11 @@
-"""Requests that put nothing into the ledger: signed by a participant, answered once.
+"""Routes that both servers share: signed answers, refusals and signed requests.
 
-An answer costs a key transform or a walk through the ledger, so strangers must not ask,
+Requests put nothing into the ledger, are signed by a participant and answered once. An
+answer costs a key transform or a walk through the ledger, so strangers must not ask,
 and nobody may repeat what a participant once asked. A request carries its sender's
 *moment*, nanoseconds of a clock, which must be later than that of all requests before.
 Moments are forgotten in a restart; what is repeated then costs one more answer. One far
 ahead of this server's clock is refused, or its sender could not ask again for so long.
-
-What both services share: routes with signed answers and refusals.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ from hre_torch.servers.kts_client import UnreachableError
 from hre_torch.servers.logs import log_event
 from hre_torch.servers.metrics import Metrics
 from hre_torch.servers.readiness import Readiness
-from hre_torch.servers.request_reader import Expected, Intake, RefusedError
+from hre_torch.servers.request_reader import Expected, RefusedError, RequestReader
 
-__all__ = ["MEDIA_TYPE", "SMALL", "Desk", "Enquiries"]
+__all__ = ["MEDIA_TYPE", "SMALL", "Responder", "SignedQueries"]
 
 MEDIA_TYPE: Final = "application/vnd.hre-torch.v1"
 _STATUS: Final = {
@@ -50,7 +49,7 @@ _STATUS: Final = {
 Work = Callable[[bytes], Awaitable[bytes | None]]
 
 
-class Desk:
+class Responder:
     """Receives messages, has them worked on, and answers in signed envelopes.
 
     Args:
@@ -76,7 +75,9 @@ class Desk:
         self._readiness = readiness
         self._link = link
 
-    def route(self, path: str, intake: Intake, expected: Expected, work: Work) -> Route:
+    def route(
+        self, path: str, reader: RequestReader, expected: Expected, work: Work
+    ) -> Route:
         """Return a route on which `work` answers messages of one kind.
 
         `work` gets a whole message with a checked head, and returns an encoded answer,
@@ -85,7 +86,7 @@ class Desk:
 
         async def answer(request: HTTPRequest) -> Response:
             try:
-                message = await intake.receive(request, expected)
+                message = await reader.receive(request, expected)
             except RefusedError as refused:
                 return self._refusal(refused.error, refused.about, path)
             except HTTPException as error:
@@ -148,19 +149,19 @@ Answer = Callable[[bytes, Envelope[Any]], Awaitable[Envelope[Any] | None]]
 """Given a request's octets and what they say, returns the reply, None for "nothing"."""
 
 
-class Enquiries:
+class SignedQueries:
     """Makes routes on which such requests are answered.
 
     Args:
         task: the task.
-        desk: signs answers and refusals.
-        intake: reads what comes.
+        responder: signs answers and refusals.
+        reader: reads what comes.
     """
 
-    def __init__(self, task: Task, desk: Desk, intake: Intake) -> None:
+    def __init__(self, task: Task, responder: Responder, reader: RequestReader) -> None:
         self._task = task
-        self._desk = desk
-        self._intake = intake
+        self._responder = responder
+        self._reader = reader
         self._moments: dict[str, int] = {}
 
     def route(
@@ -176,7 +177,7 @@ class Enquiries:
             return None if reply is None else reply.encode()
 
         expected = Expected(kind, SMALL, 0, 0, any_task=any_task)
-        return self._desk.route(path, self._intake, expected, work)
+        return self._responder.route(path, self._reader, expected, work)
 
     def _check_moment(self, request: Request) -> None:
         ahead = request.moment - time.time_ns()

@@ -1,4 +1,4 @@
-"""What both servers have in common: a task, a ledger, a shelf, a box of evidence."""
+"""What both servers have in common: task, ledger, pending uploads, evidence."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from hre_torch.errors import (
     StaleUploadError,
 )
 from hre_torch.observer import Observer, silent
-from hre_torch.protocol.ciphers import DataServiceCipher, KeyTransformCipher
 from hre_torch.protocol.entries import Entry, Proposal
 from hre_torch.protocol.evidence import Evidence, EvidenceBox
 from hre_torch.protocol.heads import Count, Horizon, LedgerHead, Records
 from hre_torch.protocol.ledger import Ledger
 from hre_torch.protocol.messages import Release, Upload
 from hre_torch.protocol.roster import KeyCard, Secret
+from hre_torch.protocol.suite import DataServiceCipher, KeyTransformCipher
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.wire import MAX_HEADER_BYTES, Envelope, decode, seal
 from hre_torch.protocol.workers import Workers
 from hre_torch.servers.journal import Journal, ServerState
-from hre_torch.servers.pending_store import Shelf
+from hre_torch.servers.pending_store import PendingStore
 from hre_torch.servers.statements import Statements
 
 __all__ = ["Server", "ServerOptions"]
@@ -84,7 +84,7 @@ class Server(ABC, Generic[Cipher]):
         self._ledger = Ledger(
             task.config, task.roster.names, state.ledger if state else None
         )
-        self._shelf = Shelf(
+        self._pending = PendingStore(
             task.roster.names,
             self._cipher,
             self._journal,
@@ -208,20 +208,20 @@ class Server(ABC, Generic[Cipher]):
         """Keep evidence if its sender has signed another one of the same number."""
         header = upload.header
         earlier = self._ledger.named(header.sender, header.sequence)
-        self._evidence.compare(self._shelf.signed(earlier), upload)
+        self._evidence.compare(self._pending.signed(earlier), upload)
 
     def _check_entry(self, entry: Entry) -> None:
         """Check whether the ledger lets an upload in: see `Ledger.check_entry`."""
         try:
             self._ledger.check_entry(entry)
         except SpentUpdateError as error:
-            error.release = self._shelf.lists.get(error.listed, b"")
+            error.release = self._pending.lists.get(error.listed, b"")
             raise
 
     def _strike(self, entry: Entry) -> None:
         """Drop what an upload voids, now that both servers have that upload."""
         for struck in self._ledger.strike(entry):
-            self._shelf.drop(struck.digest)
+            self._pending.drop(struck.digest)
 
     def check_current(self, upload: bytes | None = None) -> None:
         """Refuse a step that a server must not make that goes on from an old copy.
@@ -312,7 +312,7 @@ class Server(ABC, Generic[Cipher]):
         return proposal
 
     def _recorded(self, version: int) -> Envelope[Release] | None:
-        encoded = self._shelf.list_of(version)
+        encoded = self._pending.list_of(version)
         return None if encoded is None else self._release(encoded)
 
     def _lists_beside(self, heard: Records) -> tuple[bytes, ...]:
@@ -325,7 +325,7 @@ class Server(ABC, Generic[Cipher]):
         version = heard.version + (known in (None, heard.chain))
         lists: list[bytes] = []
         octets = 0
-        while (encoded := self._shelf.list_of(version)) is not None:
+        while (encoded := self._pending.list_of(version)) is not None:
             octets += len(encoded)
             if octets > MAX_HEADER_BYTES // 2:
                 break
@@ -335,14 +335,14 @@ class Server(ABC, Generic[Cipher]):
 
     def _tidy_ledger(self) -> None:
         """Let go of what nobody will ask about any more, after a release."""
-        forgotten = self._ledger.forget(self._shelf.fetched)
+        forgotten = self._ledger.forget(self._pending.fetched)
         if forgotten:
             self._journal.outlived(forgotten)
         for version in {entry.version for entry in forgotten}:
             if not self._ledger.names(version):
-                self._shelf.lists.pop(version, None)
+                self._pending.lists.pop(version, None)
         self._journal.named(*self._ledger.changed_models())
-        self._shelf.settle(self._ledger.settled()[0])
+        self._pending.settle(self._ledger.settled()[0])
 
     def _release(self, encoded: bytes) -> Envelope[Release]:
         """Return a signed release from the form in which it is kept."""

@@ -1,19 +1,15 @@
 """Starts a server from its configuration; everything is checked before it listens.
 
-Puts a role, its store and its measurements together into a service.
+A role, its store and its measurements make a service.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import datetime
 import logging
-import multiprocessing
-import signal
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
@@ -30,7 +26,7 @@ from hre_torch.servers.data_service import DataServiceProvider
 from hre_torch.servers.dsp_app import DataServiceService
 from hre_torch.servers.key_transform import KeyTransformServer
 from hre_torch.servers.kts_app import KeyTransformService
-from hre_torch.servers.kts_client import Errands
+from hre_torch.servers.kts_client import KTSClient
 from hre_torch.servers.logs import log_event, write_logs_to
 from hre_torch.servers.metrics import Metrics
 from hre_torch.servers.running import (
@@ -73,11 +69,11 @@ def data_service(
     store = _store(folder, task, DATA_SERVICE, metrics)
     open_role = _opener(DataServiceProvider, task, secret, store, metrics, workers)
     max_bytes = SUITES.get(task.config.suite).max_message_bytes(task)
-    errands = Errands(
+    kts_client = KTSClient(
         task, kts_url, max_bytes=max_bytes, metrics=metrics, ca_file=kts_ca
     )
     return DataServiceService(
-        task, secret, open_role, store, errands, metrics, published=published
+        task, secret, open_role, store, kts_client, metrics, published=published
     )
 
 
@@ -138,7 +134,6 @@ def _kept(task: Task) -> int:
 
 
 _EXIT_ERROR: Final = 2
-_PR_SET_PDEATHSIG: Final = 1
 _RENEW_WITHIN: Final = datetime.timedelta(days=14)
 """ACME clients renew a month before the end; two weeks later something is wrong."""
 
@@ -156,7 +151,7 @@ def serve_dsp(path: Path, ask: AskPassphrase) -> None:
     config = load_config(path, DSPConfig)
     task, secret = _opened(config, DATA_SERVICE, ask)
     with _logged(config):
-        workers = _workers(config.workers)
+        workers = Workers.processes(config.workers)
         service = data_service(
             task,
             secret,
@@ -179,7 +174,7 @@ def serve_kts(path: Path, ask: AskPassphrase) -> None:
     config = load_config(path, KTSConfig)
     task, secret = _opened(config, KEY_TRANSFORM, ask)
     with _logged(config):
-        workers = _workers(config.workers)
+        workers = Workers.processes(config.workers)
         service = key_transform(task, secret, folder=config.store, workers=workers)
         _serve(service, config, task, workers)
 
@@ -265,18 +260,3 @@ def _serve(
     finally:
         workers.close()
         log_event("ended")
-
-
-def _workers(count: int) -> Workers:
-    if count == 1 or "fork" not in multiprocessing.get_all_start_methods():
-        return Workers.processes(count)
-    context = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_follow_parent)
-    return Workers(pool, count)
-
-
-def _follow_parent() -> None:
-    """Leave Ctrl-C to the parent, and end when it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -91,15 +91,15 @@ def failing(rank):
     model, session, inner = begin(rank, leads=rank == 0)
     optimizer = HREOptimizer(inner, session)
     if session is not None:
-        submit = session._aggregator.submit
+        submit = session._carrier.aggregator.submit
 
         def fail(data):
             raise AggregatorError("the DSP is away")
 
-        session._aggregator.submit = fail
+        session._carrier.aggregator.submit = fail
     told = refusal(lambda: train(model, optimizer, rank, steps=1))
     if session is not None:
-        session._aggregator.submit = submit
+        session._carrier.aggregator.submit = submit
     weights = bits(model)
     train(model, optimizer, rank, steps=2)
     return {"told": told, "weights": [weights, bits(model)]}

@@ -44,13 +44,13 @@ def move(optimizer, model, update):
 
 def without_a_line(session):
     """Make the next submission fail; the session sends it again later."""
-    submit = session._aggregator.submit
+    submit = session._carrier.aggregator.submit
 
     def fail(upload):
-        session._aggregator.submit = submit
+        session._carrier.aggregator.submit = submit
         raise AggregatorError("not now")
 
-    session._aggregator.submit = fail
+    session._carrier.aggregator.submit = fail
 
 
 @pytest.mark.parametrize("way", ["pull", "catch_up"])
@@ -109,7 +109,7 @@ def test_an_upload_that_is_refused_later_stays_in_the_model(federation, put_back
         raise EquivocationError("no")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hre_torch.participant.pushing.read_decision", refused)
+        patch.setattr("hre_torch.participant.sender.read_decision", refused)
         with pytest.raises(EquivocationError):
             session.resend()
     assert session.pending == 1
@@ -136,14 +136,14 @@ def test_an_optimizer_whose_session_another_one_took_is_refused(federation):
 def test_an_upload_that_arrived_unheard_is_not_in_the_model_twice(federation):
     ((optimizer, model),) = joined(federation)
     session = optimizer.session
-    submit = session._aggregator.submit
+    submit = session._carrier.aggregator.submit
 
     def lose_the_answer(upload):
         submit(upload)
-        session._aggregator.submit = submit
+        session._carrier.aggregator.submit = submit
         raise AggregatorError("no answer")
 
-    session._aggregator.submit = lose_the_answer
+    session._carrier.aggregator.submit = lose_the_answer
     with pytest.raises(AggregatorError):
         move(optimizer, model, 0.25)
     optimizer.pull()
@@ -155,11 +155,11 @@ def test_a_model_that_is_not_finite_is_put_back_before_anything_is_fetched(feder
     ((optimizer, model),) = joined(federation)
     with torch.no_grad():
         model.weight.fill_(math.nan)
-    fetch = optimizer.session._aggregator.fetch
-    optimizer.session._aggregator.fetch = None
+    fetch = optimizer.session._carrier.aggregator.fetch
+    optimizer.session._carrier.aggregator.fetch = None
     with pytest.raises(NonFiniteError):
         optimizer.session.pull()
-    optimizer.session._aggregator.fetch = fetch
+    optimizer.session._carrier.aggregator.fetch = fetch
     optimizer.session.pull()
     assert model.weight.item() == 0.0
 

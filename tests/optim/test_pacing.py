@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hre_torch.errors import UnsupportedError
 from hre_torch.optim import HREOptimizer
-from hre_torch.optim.pacing import Pacing
+from hre_torch.optim.settings import Pacing
 
 
 class Training:

@@ -312,10 +312,11 @@ def test_an_update_that_expires_is_taken_back(federation):
     assert model.weight.item() == 0.25
     session = optimizer.session
 
-    def pull_an_expiry(opened, *, merge):
+    def pull_an_expiry(*, wait):
         session._pending.expire(next(iter(session._pending)))
+        return []
 
-    session._pull = pull_an_expiry
+    session._receiver.receive = pull_an_expiry
     optimizer.pull()
     assert model.weight.item() == 0.0
 
@@ -324,7 +325,7 @@ def test_an_upload_without_acknowledgement_is_counted_once(session):
     model = scalars(0.0)
     joined = session(model)
     optimizer = sgd(model, joined)
-    submit = joined._aggregator.submit
+    submit = joined._carrier.aggregator.submit
     fails = iter([True, True, False])
 
     def unreliable(data):
@@ -332,7 +333,7 @@ def test_an_upload_without_acknowledgement_is_counted_once(session):
             raise AggregatorError("the line is dead")
         return submit(data)
 
-    joined._aggregator.submit = unreliable
+    joined._carrier.aggregator.submit = unreliable
     for _ in range(2):
         with pytest.raises(AggregatorError):
             move(optimizer, model, 0.125)
@@ -347,21 +348,21 @@ def test_an_upload_that_is_refused_when_sent_again_waits_in_the_session(federati
     together = federation(model)
     joined = together.join()
     optimizer = sgd(model, joined)
-    submit = joined._aggregator.submit
+    submit = joined._carrier.aggregator.submit
 
     def die(data):
         raise AggregatorError("the line is dead")
 
     def refuse(data):
-        joined._aggregator.submit = submit
+        joined._carrier.aggregator.submit = submit
         error = StaleUploadError("too old")
         error.upload = decode(data, Upload, max_bytes=len(data)).digest
         return together.servers._refusal(error, hashlib.sha256(data).digest())
 
-    joined._aggregator.submit = die
+    joined._carrier.aggregator.submit = die
     with pytest.raises(AggregatorError):
         move(optimizer, model, 0.125)
-    joined._aggregator.submit = refuse
+    joined._carrier.aggregator.submit = refuse
     move(optimizer, model, 0.125)
     assert model.weight.item() == 0.25
     # The newer one is released, and with that the older one is sealed anew.

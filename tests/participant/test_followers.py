@@ -10,16 +10,16 @@ import pytest
 
 from hre_torch.errors import AggregatorError, ConfigurationError
 from hre_torch.participant.connection import KeyLock
-from hre_torch.participant.followers import follower_processes
+from hre_torch.protocol.workers import Workers
 
 
 def test_they_map_functions_as_other_workers_do():
-    workers = follower_processes(2)
+    workers = Workers.processes(2)
     assert workers.map(abs, [-1, 2, -3]) == [1, 2, 3]
     workers.close()
-    assert follower_processes(1).map(abs, [-1]) == [1]
+    assert Workers.processes(1).map(abs, [-1]) == [1]
     with pytest.raises(ConfigurationError):
-        follower_processes(0)
+        Workers.processes(0)
 
 
 def test_they_end_when_their_participant_is_killed_and_give_its_key_free(tmp_path):
@@ -29,7 +29,7 @@ def test_they_end_when_their_participant_is_killed_and_give_its_key_free(tmp_pat
     killed = os.fork()
     if killed == 0:
         lock = KeyLock(key)
-        follower_processes(2).start()
+        Workers.processes(2).start()
         os.write(writing, b"x")
         time.sleep(60)
         lock.release()

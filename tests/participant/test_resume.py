@@ -6,8 +6,8 @@ import stat
 import threading
 
 import pytest
+from hre_torch.app.participant_checkpoint import Checkpoint
 
-from hre_torch.app.memory import Memory
 from hre_torch.app.participation import propose_recipe, train_participant
 from hre_torch.app.recipes import load_recipe
 from hre_torch.app.training.learner import Learner
@@ -107,7 +107,7 @@ def test_a_killed_participant_goes_on_and_trains_no_batch_twice(
     make_hosted_site, recipe, steps, every, tmp_path
 ):
     site = make_hosted_site("hybrid", THREE, propose=proposing(recipe))
-    memory = Memory(tmp_path / "p0.state", every=0.0)
+    memory = Checkpoint(tmp_path / "p0.state", every=0.0)
     steps.deadly = 5
     noted = memory.keep
 
@@ -122,7 +122,7 @@ def test_a_killed_participant_goes_on_and_trains_no_batch_twice(
             train(site, recipe, "p0", memory)
         assert stat.S_IMODE(memory.path.stat().st_mode) == 0o600
         steps.deadly = -1
-        done = train(site, recipe, "p0", Memory(memory.path))
+        done = train(site, recipe, "p0", Checkpoint(memory.path))
     # Where the only note is old, what was pushed since is not trained again, and what
     # was trained but not pushed is.
     push_every = recipe.train.push_every
@@ -132,7 +132,7 @@ def test_a_killed_participant_goes_on_and_trains_no_batch_twice(
     assert len(steps) > 10
     # Until what came of it is written, a training that has ended can be asked again.
     steps.clear()
-    again = train(site, recipe, "p0", Memory(memory.path))
+    again = train(site, recipe, "p0", Checkpoint(memory.path))
     assert steps == []
     assert again.accuracy == done.accuracy
     assert (again.weights == done.weights).all()
@@ -147,9 +147,9 @@ def test_what_is_remembered_carries_a_training_from_part_to_part(
     path = tmp_path / "p0.state"
     with InTheBackground(site, recipe, THREE[1:]):
         for part in range(3):
-            train(site, recipe, "p0", Memory(path), part=part, parts=3)
+            train(site, recipe, "p0", Checkpoint(path), part=part, parts=3)
             # What others did since the last push is no work of one's own.
-            optimizer = Memory(path)._read().learner.optimizer
+            optimizer = Checkpoint(path)._read().learner.optimizer
             assert optimizer["hre_torch"]["local"].abs().max() < 2**-14
     assert steps == list(range(len(steps)))
     assert len(steps) > 5
@@ -159,7 +159,7 @@ def test_what_another_training_remembers_is_refused(
     make_hosted_site, recipe, toy_recipe, steps, tmp_path
 ):
     site = make_hosted_site("hybrid", THREE, propose=proposing(recipe))
-    memory = Memory(tmp_path / "p0.state", every=0.0)
+    memory = Checkpoint(tmp_path / "p0.state", every=0.0)
     steps.deadly = 1
     with pytest.raises(Killed):
         train(site, recipe, "p0", memory)
@@ -223,7 +223,7 @@ def test_a_kill_between_two_pushes_counts_no_step_twice(
         )
     )
     site = make_hosted_site("hybrid", THREE, propose=proposing(recipe))
-    memory = Memory(tmp_path / "p0.state", every=0.0)
+    memory = Checkpoint(tmp_path / "p0.state", every=0.0)
     keep_if_due, restored = memory.keep_if_due, []
 
     def keep_once(remembered, *others):
@@ -245,7 +245,7 @@ def test_a_kill_between_two_pushes_counts_no_step_twice(
             with pytest.raises(Killed):
                 train(site, recipe, "p0", memory)
             steps.deadly = -1
-            train(site, recipe, "p0", Memory(memory.path))
+            train(site, recipe, "p0", Checkpoint(memory.path))
     # Step 8 was trained and not pushed; all before it were pushed.
     assert steps[:10] == [*range(9), 8]
     assert steps[9:] == list(range(8, 8 + len(steps) - 9))
@@ -281,12 +281,12 @@ def test_a_kill_after_a_push_that_was_held_back_counts_no_step_twice(
 
     monkeypatch.setattr(Learner, "step", step)
     steps.deadly = 17
-    memory = Memory(tmp_path / "p0.state", every=1e9)
+    memory = Checkpoint(tmp_path / "p0.state", every=1e9)
     try:
         with pytest.raises(Killed):
             train(site, recipe, "p0", memory)
         steps.deadly = -1
-        train(site, recipe, "p0", Memory(memory.path))
+        train(site, recipe, "p0", Checkpoint(memory.path))
     finally:
         others.__exit__()
     # Steps 8 to 14 went with one push; 15 and 16 were trained and not pushed.
@@ -307,9 +307,9 @@ def test_two_kills_in_a_row_leave_no_step_out(
         for deadly in (5, 9):
             steps.deadly = deadly
             with pytest.raises(Killed):
-                train(site, recipe, "p0", Memory(tmp_path / "p0.state", every=1e9))
+                train(site, recipe, "p0", Checkpoint(tmp_path / "p0.state", every=1e9))
         steps.deadly = -1
-        train(site, recipe, "p0", Memory(tmp_path / "p0.state"))
+        train(site, recipe, "p0", Checkpoint(tmp_path / "p0.state"))
     second, third = (deadly // every * every for deadly in (5, 9))
     begun = [*range(5), *range(second, 9)]
     assert steps[: len(begun)] == begun
@@ -326,8 +326,8 @@ def test_who_resumes_alone_and_finds_no_room_takes_its_steps_and_ends(
     site = make_hosted_site("hybrid", THREE, propose=proposing(recipe))
     steps.deadly = 4
     with pytest.raises(Killed):
-        train(site, recipe, "p0", Memory(tmp_path / "p0.state", every=1e9))
+        train(site, recipe, "p0", Checkpoint(tmp_path / "p0.state", every=1e9))
     steps.deadly = -1
-    done = train(site, recipe, "p0", Memory(tmp_path / "p0.state", every=0.0))
+    done = train(site, recipe, "p0", Checkpoint(tmp_path / "p0.state", every=0.0))
     assert done.version == 0
     assert steps[-1] == max(steps) > 4

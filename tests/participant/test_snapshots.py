@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hre_torch.errors import AggregatorError, BackPressure, StaleUploadError
-from hre_torch.participant import connection, newcomer
+from hre_torch.participant import newcomer
 from hre_torch.participant.snapshots import seal_snapshot
 from hre_torch.protocol.messages import Snapshot
 from hre_torch.protocol.vectors import chained_digest, state_digest
@@ -82,7 +82,7 @@ class Trainer:
         session = self.site.connect(
             self.name, initial=self.site.initial, background=False, timeout=SECONDS
         )
-        exchange = session._link.exchange
+        exchange = session._carrier.aggregator.exchange
         post = exchange._post
 
         def mortal(route, octets, most):
@@ -263,7 +263,7 @@ def test_a_liar_that_names_the_future_keeps_nobody_out(three):
 @pytest.fixture
 def left(make_hosted_site, request, monkeypatch):
     """A site whose four have all opened release 2; the DSP knows what its disk has."""
-    monkeypatch.setattr(connection, "_HELP_EVERY_SECONDS", 0.1)
+    monkeypatch.setattr(newcomer, "_HELP_EVERY_SECONDS", 0.1)
     monkeypatch.setattr(newcomer, "_POLL_SECONDS", 0.05)
     suite = getattr(request, "param", "hybrid")
     site = make_hosted_site(suite, assumed_colluders=1)
@@ -321,7 +321,7 @@ def test_a_liar_keeps_nobody_out_where_one_honest_holder_is_left(left, ahead):
     liar, honest = left.sessions[:2]
     lie(liar)
     liar._participant._state.version += ahead
-    liar._pull = lambda *_, **__: None
+    liar._receiver.receive = lambda **_: []
     relay = left.dsp._relay
     ask = relay.ask
 
@@ -337,7 +337,7 @@ def test_a_liar_keeps_nobody_out_where_one_honest_holder_is_left(left, ahead):
 
 @pytest.mark.parametrize("which", ["old", "forged", "of another task", "none"])
 def test_only_what_the_kts_says_now_of_this_task_counts(left, which):
-    ask = left.dsp._errands.ask
+    ask = left.dsp._kts.ask
     heads = []
 
     async def tampered(route, message, kind):
@@ -361,7 +361,7 @@ def test_only_what_the_kts_says_now_of_this_task_counts(left, which):
         other = msgspec.structs.replace(header, cfg=bytes(32))
         return seal(other, keys["kts"].signing)
 
-    left.dsp._errands.ask = tampered
+    left.dsp._kts.ask = tampered
     said = {
         "old": "what the DSP shows of the KTS is not new",
         "forged": "signature",

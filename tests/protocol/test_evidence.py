@@ -134,10 +134,10 @@ def test_a_release_that_nobody_keeps_any_more_is_still_refused(federation):
     honest = decode(dsp.state().releases[1].encoded, Release, max_bytes=0)
     for name in federation.names:
         dsp.next_range(name, 1)
-    dsp._shelf.settle(1)
+    dsp._pending.settle(1)
     dsp.record(honest)
     header = msgspec.structs.replace(honest.header, chain=bytes(32))
-    dsp._shelf.lists.clear()
+    dsp._pending.lists.clear()
     with pytest.raises(ReleaseError, match="next release is version 2"):
         dsp.record(seal(header, federation._secrets["kts"].signing))
     assert not dsp.evidence
@@ -150,7 +150,7 @@ def test_a_second_list_for_a_release_that_everybody_has_is_evidence_still(federa
     honest = decode(dsp.state().releases[1].encoded, Release, max_bytes=0)
     for name in federation.names:
         dsp.next_range(name, 1)
-    dsp._shelf.settle(1)
+    dsp._pending.settle(1)
     assert not dsp.state().releases
     header = msgspec.structs.replace(honest.header, chain=bytes(32))
     with pytest.raises(EquivocationError, match="two different releases"):

@@ -209,7 +209,7 @@ def test_a_liar_about_the_model_cannot_stop_the_honest_ones(make_federation, sui
     federation.servers.on_release.append(history.take)
     honest = [federation.join(f"p{index}") for index in range(3)]
     liar = federation.join("p3")
-    liar._seal_refused = lambda: None
+    liar._sender.seal_refused = lambda: None
     for tick in range(40):
         history.ticks = tick
         liar.pull()

@@ -119,7 +119,7 @@ class History:
         )
         self.servers = LocalServers(self.task, self.secrets, state=state)
         for name, session in self.sessions.items():
-            session._aggregator = LocalAggregator(name, servers=self.servers)
+            session._carrier.aggregator = LocalAggregator(name, servers=self.servers)
 
     def _listen(self, link: str, data: bytes) -> None:
         if kind_of(data) == "release_order":

@@ -174,13 +174,32 @@ def test_after_a_lost_answer_identical_bytes_are_sent_and_count_once(make_federa
     start = session.weights()
     with pytest.raises(AggregatorError):
         session.push(constant(session, 5))
-    with pytest.raises(AggregatorError, match="resend"):
-        session.state()
     session.push(constant(session, 2))
     assert flaky.sent[0] == flaky.sent[1] != flaky.sent[2]
     other.push(constant(other, 1))
     session.pull()
     assert change(session, start) == 8
+
+
+def test_a_state_is_taken_once_all_is_answered(make_federation):
+    federation = make_federation("plain")
+    flaky = FlakyAggregator("p0", servers=federation.servers)
+    session = Session(
+        federation.task, federation._secrets["p0"], flaky, federation._initial
+    )
+    with pytest.raises(AggregatorError):
+        session.push(constant(session, 5))
+    submit = flaky.submit
+
+    def die(upload):
+        raise AggregatorError("the line is dead")
+
+    flaky.submit = die
+    with pytest.raises(AggregatorError, match="line is dead"):
+        session.state()
+    flaky.submit = submit
+    assert session.state().statistics.pushes == 1
+    assert flaky.sent[0] == flaky.sent[1]
 
 
 def test_a_release_with_wrong_content_is_rejected_by_all_and_consumes_its_uploads(
@@ -245,7 +264,7 @@ def test_merging_stops_where_the_signed_lists_would_not_fit_into_a_message(
         a.push(constant(a, 1))
     dsp = federation.servers._data_service
     assert dsp.next_range(behind.name, 0) == (1, 5)
-    for release in dsp._shelf.releases.values():
+    for release in dsp._pending.releases.values():
         release.encoded = bytes(200_000)
     assert dsp.next_range(behind.name, 0) == (1, 2)
 

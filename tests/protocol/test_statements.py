@@ -328,7 +328,7 @@ def test_a_verdict_counts_only_if_it_is_the_kts_s_and_names_enough(federate):
     with waits:
         sessions["alice"].pull()
     participant = sessions["alice"]._participant
-    standing = sessions["alice"]._disputes.state()
+    standing = sessions["alice"]._receiver._disputes.state()
     assert not standing.final
     enough = msgspec.structs.replace(
         standing, final=True, rejected=("alice", "bob", "carol")

@@ -25,6 +25,7 @@ from hre_torch.errors import (
 )
 from hre_torch.optim.federation import Federation
 from hre_torch.participant.aggregator import Aggregator
+from hre_torch.participant.carriers import BackgroundCarrier
 from hre_torch.participant.participant import LearningParticipant
 from hre_torch.participant.session import Session
 from hre_torch.protocol.messages import Ack, Download, Upload
@@ -42,14 +43,15 @@ class Deployment:
     federation: Federation
     connect: Callable[[str], Aggregator]
 
-    def join(self, name: str, kind: type[Session] = Session, **options) -> Session:
+    def join(self, name: str, *, background: bool = False, **options) -> Session:
         """Return the session of a participant over this backend."""
-        federation = self.federation
-        return kind(
+        federation, link = self.federation, self.connect(name)
+        return Session(
             federation.task,
             federation._secrets[name],
-            self.connect(name),
+            link,
             federation._initial,
+            carrier=BackgroundCarrier(link) if background else None,
             **options,
         )
 
@@ -244,17 +246,19 @@ class AggregatorContract:
     def test_an_update_that_got_no_answer_is_sent_again_unchanged(self, serve):
         deployment = serve("plain")
         session = deployment.join("p0")
-        submit, sent = session._aggregator.submit, []
+        submit, sent = session._carrier.aggregator.submit, []
 
         def lose(upload: bytes) -> bytes:
             sent.append(upload)
             submit(upload)
             raise AggregatorError("the answer was lost")
 
-        session._aggregator.submit = lose
+        session._carrier.aggregator.submit = lose
         with pytest.raises(AggregatorError):
             session.push(same(1))
-        session._aggregator.submit = lambda data: sent.append(data) or submit(data)
+        session._carrier.aggregator.submit = lambda data: (
+            sent.append(data) or submit(data)
+        )
         session.resend()
         assert sent[0] == sent[1]
         assert session.pending == 1

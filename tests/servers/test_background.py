@@ -18,7 +18,6 @@ from hre_torch.errors import (
     StaleUploadError,
 )
 from hre_torch.optim import FlatView, HREOptimizer
-from hre_torch.participant.background import BackgroundSession
 from hre_torch.participant.pending import Attempt
 from hre_torch.participant.session import Session
 from hre_torch.protocol.messages import Witness
@@ -40,7 +39,7 @@ def sessions(serve_locally, cleanup):
     def make(suite="plain", **options):
         deployment = serve_locally(suite, **options)
         made = [
-            deployment.join(n, BackgroundSession) for n in deployment.federation.names
+            deployment.join(n, background=True) for n in deployment.federation.names
         ]
         for session in made:
             cleanup.callback(session.close)
@@ -56,7 +55,7 @@ def test_a_spoiled_release_is_given_up_in_the_background_too(sessions):
         session.resend()
     secret = spoiler._participant._secret
     forged = Draft.of_zeros(spoiler.task, count=2).seal(secret)
-    spoiler._backend.submit(forged.encode())
+    spoiler._carrier.aggregator.submit(forged.encode())
     for session in (first, second):
         with pytest.warns(SpoiledReleaseWarning, match="is given up once"):
             assert session.catch_up() == []
@@ -69,13 +68,13 @@ def test_a_spoiled_release_is_given_up_in_the_background_too(sessions):
 
 def hold(session):
     """Keep uploads of a session from travelling until the returned event is set."""
-    gate, submit = threading.Event(), session._backend.submit
+    gate, submit = threading.Event(), session._carrier.aggregator.submit
 
     def slow(upload):
         assert gate.wait(10)
         return submit(upload)
 
-    session._backend.submit = slow
+    session._carrier.aggregator.submit = slow
     return gate
 
 
@@ -152,7 +151,7 @@ def test_an_update_that_met_an_earlier_ones_failure_is_pushed_later(sessions):
     optimizer = HREOptimizer(
         torch.optim.SGD(model.parameters(), lr=0.125), session, pull_every=1000
     )
-    submit, lost = session._backend.submit, []
+    submit, lost = session._carrier.aggregator.submit, []
 
     def fail(upload):
         lost.append(upload)
@@ -163,11 +162,11 @@ def test_an_update_that_met_an_earlier_ones_failure_is_pushed_later(sessions):
         model(torch.ones(1, 30)).sum().backward()
         optimizer.step()
 
-    session._backend.submit = fail
+    session._carrier.aggregator.submit = fail
     start = session.weights()[0] / 2**16
     step()
-    eventually(lambda: not session._answers.empty())
-    session._backend.submit = submit
+    eventually(lambda: not session._carrier._answers.empty())
+    session._carrier.aggregator.submit = submit
     with pytest.raises(AggregatorError, match="not now"):
         step()
     for _ in range(2):
@@ -187,19 +186,19 @@ def test_closing_while_an_upload_fails_does_not_wait_for_ever(sessions):
         gate.wait(10)
         raise AggregatorError("not now")
 
-    session._backend.submit = fail
+    session._carrier.aggregator.submit = fail
     session.push(same(1))
     assert trying.wait(10)
     closing = threading.Thread(target=session.close, daemon=True)
     closing.start()
-    eventually(session._retry.is_set)
+    eventually(session._carrier._retry.is_set)
     gate.set()
     closing.join(10)
     assert not closing.is_alive()
 
 
 def test_a_fetch_that_ends_after_closing_does_no_errands(sessions):
-    session, errands = sessions()[0], []
+    session, kts_client = sessions()[0], []
     fetching, gate = threading.Event(), threading.Event()
 
     def fetch(since):
@@ -207,16 +206,16 @@ def test_a_fetch_that_ends_after_closing_does_no_errands(sessions):
         gate.wait(10)
         return iter(())
 
-    session._backend.fetch = fetch
-    session._prefetcher._idle = lambda: errands.append(1)
-    session._prefetcher.call()
+    session._carrier.aggregator.fetch = fetch
+    session._carrier._prefetcher._idle = lambda: kts_client.append(1)
+    session._carrier._prefetcher.call()
     assert fetching.wait(10)
     closing = threading.Thread(target=session.close, daemon=True)
     closing.start()
-    eventually(lambda: session._prefetcher._ended)
+    eventually(lambda: session._carrier._prefetcher._ended)
     gate.set()
     closing.join(10)
-    assert errands == []
+    assert kts_client == []
 
 
 def test_q_updates_under_way_give_back_pressure(sessions):
@@ -231,7 +230,7 @@ def test_q_updates_under_way_give_back_pressure(sessions):
 
 def test_a_lost_connection_surfaces_once_and_the_bytes_are_sent_again(sessions):
     session = sessions()[0]
-    submit, tried = session._backend.submit, []
+    submit, tried = session._carrier.aggregator.submit, []
 
     def fail_once(upload):
         tried.append(upload)
@@ -239,7 +238,7 @@ def test_a_lost_connection_surfaces_once_and_the_bytes_are_sent_again(sessions):
             raise AggregatorError("no route")
         return submit(upload)
 
-    session._backend.submit = fail_once
+    session._carrier.aggregator.submit = fail_once
     session.push(same(1))
     eventually(lambda: tried)
     with pytest.raises(AggregatorError, match="no route"):
@@ -298,7 +297,7 @@ def test_a_state_holds_what_was_refused_for_now_and_moves_no_weight(sessions):
     assert (FlatView.of(model).read() == before).all()
     # Whoever goes on from it seals it anew, on newer weights.
     secret = late._participant._secret
-    again = Session(late.task, secret, late._backend, None, state=state)
+    again = Session(late.task, secret, late._carrier.aggregator, None, state=state)
     assert (again.weights() == late.weights()).all()
     again.pull()
     assert (again.pending, again.statistics.pushes, again.sequence) == (1, 1, 2)
@@ -315,8 +314,10 @@ def test_what_was_refused_for_want_of_room_waits_for_a_release(sessions):
     one.catch_up()
     # As after a kill: the DSP knows of two uploads that wait, this session of none.
     one._pending.clear()
-    submit, sent = one._backend.submit, []
-    one._backend.submit = lambda upload: sent.append(upload) or submit(upload)
+    submit, sent = one._carrier.aggregator.submit, []
+    one._carrier.aggregator.submit = lambda upload: (
+        sent.append(upload) or submit(upload)
+    )
     one.push(same(2))
     for _ in range(20):
         one.catch_up()
@@ -334,7 +335,7 @@ def test_what_was_refused_for_want_of_room_waits_for_a_release(sessions):
 
 def test_a_session_that_knows_it_is_too_far_behind_asks_to_pull_first(sessions):
     session = sessions(staleness_bound=2)[0]
-    session.latest_version = 2
+    session._sender.learn(2)
     with pytest.raises(StaleUploadError, match="pull, then push again"):
         session.push(same(1))
     assert session.pending == 0
@@ -344,6 +345,6 @@ def test_closing_sends_what_waits(sessions):
     session = sessions()[0]
     for _ in range(5):
         session.push(same(1))
-    servers = session._backend._servers
+    servers = session._carrier.aggregator._servers
     session.close()
     assert servers._data_service.standing("p0").pending == 5

@@ -1,4 +1,4 @@
-"""The caretaker goes on, whatever an attempt met."""
+"""The reconciler goes on, whatever an attempt met."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hre_torch.errors import StoreError
 from hre_torch.http_client import RetryPolicy
 from hre_torch.servers import kts_client
-from hre_torch.servers.kts_client import Caretaker, UnreachableError
+from hre_torch.servers.kts_client import Reconciler, UnreachableError
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_what_failed_is_tried_again_and_told(monkeypatch, caplog, error, level, 
             raise error
 
     async def play():
-        care = Caretaker(errand, told.append)
+        care = Reconciler(errand, told.append)
         care.start()
         async with asyncio.timeout(10):
             while told[1:] != [""]:

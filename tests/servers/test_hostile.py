@@ -88,13 +88,13 @@ def run_attack(
     site.wait_ready()
     recorded = site.folder / "upload"
     session = site.connect("p0", initial=site.folder / "initial.npy", timeout=10)
-    submit = session._aggregator.submit
-    session._aggregator.submit = lambda data: (
+    submit = session._carrier.aggregator.submit
+    session._carrier.aggregator.submit = lambda data: (
         recorded.write_bytes(data),
         submit(data),
     )[1]
     latencies(session, 5)
-    session._aggregator.submit = submit
+    session._carrier.aggregator.submit = submit
     plan = (str(connections // rounds), str(recorded), str(burst))
     quiet: list[float] = []
     meanwhile: list[float] = []

@@ -67,9 +67,9 @@ def check_exactly_once(deployment, sums, pushes):
     *names, last = deployment.federation.names
     reader = deployment.join(last)
     entered: dict[tuple[str, int], int] = {}
-    for opened in reader._aggregator.fetch(0, merge=False):
+    for opened in reader._carrier.aggregator.fetch(0, merge=False):
         opened = reader._participant.open(opened)
-        reader._apply(opened)
+        reader._receiver.apply(opened)
         for item in opened.uploads:
             entered[item.name, item.sequence] = (
                 entered.get((item.name, item.sequence), 0) + 1
@@ -143,7 +143,7 @@ def test_a_bad_network_between_the_servers_costs_time_and_nothing_else(
     with BadNetwork(
         deployment.kts_url, drop=0.15, double=0.2, change=0.15, seed=5
     ) as network:
-        deployment.dsp._errands._client.base_url = network.url
+        deployment.dsp._kts._client.base_url = network.url
         sessions = [
             join_through(deployment, deployment.url, name)
             for name in deployment.federation.names
@@ -227,12 +227,12 @@ def test_another_participant_with_the_recording_and_its_own_key_reads_nothing(
 def test_training_goes_on_after_a_partition_of_the_servers(serve_http):
     deployment = serve_http("plain")
     with BadNetwork(deployment.kts_url) as between:
-        deployment.dsp._errands._client.base_url = between.url
+        deployment.dsp._kts._client.base_url = between.url
         names = deployment.federation.names
         sessions = [join_through(deployment, deployment.url, name) for name in names]
         sessions[0].push(same(1))
         between.cut = True
-        sessions[1]._aggregator.exchange._policy = RetryPolicy(timeout=0)
+        sessions[1]._carrier.aggregator.exchange._policy = RetryPolicy(timeout=0)
         with pytest.raises(AggregatorError, match="503"):
             sessions[1].push(same(1))
         between.cut = False
@@ -260,7 +260,7 @@ def test_progress_is_made_within_10_s_after_a_partition_of_30_s(serve_http):
             errors.append(error)
 
     with BadNetwork(deployment.kts_url) as between:
-        deployment.dsp._errands._client.base_url = between.url
+        deployment.dsp._kts._client.base_url = between.url
         sessions = [
             join_through(deployment, deployment.url, name, RetryPolicy())
             for name in names

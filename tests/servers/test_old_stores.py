@@ -70,7 +70,7 @@ class Stores:
             if name not in self.sessions:
                 joined = Deployment(self.federation, connect).join(name)
                 self.sessions[name] = joined
-            self.sessions[name]._aggregator = connect(name)
+            self.sessions[name]._carrier.aggregator = connect(name)
 
     def stop(self) -> None:
         self.running.close()
@@ -201,7 +201,7 @@ def test_a_server_exchanged_under_the_other_is_noticed_though_no_line_failed(
     old = service._role.state()
     # Whoever knows that release would be told apart by what its uploads name.
     stores.push(*NAMES)
-    assert stores.sessions["p0"]._aggregator.status().version == 2
+    assert stores.sessions["p0"]._carrier.aggregator.status().version == 2
     kind, secret = type(service._role), stores.federation._secrets[role]
     service._role = kind(stores.federation.task, secret, Workers(), state=old)
     with pytest.raises(AggregatorError):
@@ -210,7 +210,7 @@ def test_a_server_exchanged_under_the_other_is_noticed_though_no_line_failed(
     stores.await_old("dsp")
     with pytest.raises(AggregatorError):
         stores.push("p1")
-    assert stores.sessions["p1"]._unsent
+    assert stores.sessions["p1"]._carrier.in_transit
 
 
 def test_a_kts_that_comes_back_as_it_was_costs_no_upload(stores):
@@ -218,9 +218,11 @@ def test_a_kts_that_comes_back_as_it_was_costs_no_upload(stores):
     stores.kts_stack.close()
     stores.start_kts()
     deadline = time.monotonic() + 30
-    while stores.sessions["p2"].pending == 0 or stores.sessions["p2"]._unsent:
+    while (
+        stores.sessions["p2"].pending == 0 or stores.sessions["p2"]._carrier.in_transit
+    ):
         try:
-            if stores.sessions["p2"]._unsent:
+            if stores.sessions["p2"]._carrier.in_transit:
                 stores.sessions["p2"].resend()
             else:
                 stores.push("p2")

@@ -13,8 +13,9 @@ import pytest
 from hre_torch import http_client
 from hre_torch.errors import AggregatorError
 from hre_torch.http_client import LostError, Outage, RetryPolicy
-from hre_torch.participant.background import BackgroundSession
+from hre_torch.participant.carriers import BackgroundCarrier
 from hre_torch.participant.http import HTTPAggregator
+from hre_torch.participant.session import Session
 from hre_torch.servers import running
 from hre_torch.servers.serving import data_service, key_transform
 from tests.servers.certificates import self_signed
@@ -112,11 +113,15 @@ def test_a_server_that_is_back_at_once_is_nothing_to_read_of(caplog):
 def test_a_closed_session_does_not_wait_for_a_dsp_that_is_gone(
     link_through, monkeypatch
 ):
-    monkeypatch.setattr("hre_torch.participant.background._LAST_SECONDS", 0.1)
+    monkeypatch.setattr("hre_torch.participant.carriers._LAST_SECONDS", 0.1)
     federation = link_through.deployment.federation
     link = link_through(Absent(float("inf")), RetryPolicy(first_pause=60))
-    session = BackgroundSession(
-        federation.task, federation._secrets["p0"], link, federation._initial
+    session = Session(
+        federation.task,
+        federation._secrets["p0"],
+        link,
+        federation._initial,
+        carrier=BackgroundCarrier(link),
     )
     session.push(same(1))
     closing = threading.Thread(target=session.close, daemon=True)

@@ -381,7 +381,7 @@ def test_a_clock_that_is_days_ahead_is_told_and_locks_nobody_out(
 def test_two_copies_of_an_upload_that_the_kts_refuses_hear_the_same_reason(serve_http):
     deployment = serve_http("plain")
     upload, asked = deployment.seal("p0"), asyncio.Event()
-    ask = deployment.dsp._errands.ask
+    ask = deployment.dsp._kts.ask
 
     async def refuse(route, deposit, kind):
         if route == "/v1/records":
@@ -393,7 +393,7 @@ def test_two_copies_of_an_upload_that_the_kts_refuses_hear_the_same_reason(serve
         raise StaleUploadError("too old")
 
     waiting = []
-    deployment.dsp._errands.ask = refuse
+    deployment.dsp._kts.ask = refuse
     with ThreadPoolExecutor(2) as sending:
         answers = list(
             sending.map(
@@ -428,7 +428,7 @@ def test_who_asks_where_it_stands_hears_of_what_it_is_still_sending(serve_http):
         ThreadPoolExecutor(1) as asking,
     ):
         killed.sendall(head.encode() + b"\r\n\r\n" + upload[:-10])
-        while "p0" not in deployment.dsp._intake._reading:
+        while "p0" not in deployment.dsp._reader._reading:
             time.sleep(0.01)
         standing = asking.submit(link.status)
         time.sleep(0.2)
@@ -599,7 +599,7 @@ def test_an_upload_that_met_a_dead_kts_is_forwarded_when_both_are_back(
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert [e.status for e in kts._role._ledger.unreleased()] == ["accepted"]
-        session._aggregator = HTTPAggregator(
+        session._carrier.aggregator = HTTPAggregator(
             "p0", url=url, task=task, secret=secrets["p0"], policy=hasty
         )
         session.resend()
@@ -650,15 +650,15 @@ def test_what_comes_while_a_release_is_signed_is_released_without_another_upload
     serve_http,
 ):
     deployment = serve_http("plain")
-    errands = deployment.dsp._errands
-    ask = errands.ask
+    kts_client = deployment.dsp._kts
+    ask = kts_client.ask
 
     async def slowly(route, message, kind):
         if route == "/v1/orders":
             await asyncio.sleep(0.3)
         return await ask(route, message, kind)
 
-    errands.ask = slowly
+    kts_client.ask = slowly
     sessions = deployment.join_all()
     for _ in range(2):
         for session in sessions:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from hre_torch.servers import limits, readiness, request_reader, running
-from hre_torch.servers.limits import PACE_SECONDS, Turnstile, guarded
+from hre_torch.servers.limits import PACE_SECONDS, RateLimiter, guarded
 from tests.servers.certificates import self_signed
 from tests.servers.contract import same
 
@@ -69,27 +69,27 @@ class Clock:
 
 
 def test_steps_go_one_after_another_at_the_pace():
-    clock, turnstile, done = Clock(), Turnstile(), []
+    clock, limiter, done = Clock(), RateLimiter(), []
 
     def step() -> None:
         clock.now += 0.5
         done.append(clock.now)
 
     for _ in range(3):
-        turnstile.queue(clock, step)
+        limiter.queue(clock, step)
     clock.run()
     pace = 0.5 + PACE_SECONDS
     assert done == pytest.approx([100.5, 100.5 + pace, 100.5 + 2 * pace])
 
 
 def test_after_a_step_comes_a_pause_and_then_nobody_waits():
-    clock, turnstile, done = Clock(), Turnstile(), []
-    turnstile.queue(clock, lambda: done.append(clock.now))
+    clock, limiter, done = Clock(), RateLimiter(), []
+    limiter.queue(clock, lambda: done.append(clock.now))
     clock.run()
-    turnstile.queue(clock, lambda: done.append(clock.now))
+    limiter.queue(clock, lambda: done.append(clock.now))
     clock.run()
     clock.now += 1
-    turnstile.queue(clock, lambda: done.append(clock.now))
+    limiter.queue(clock, lambda: done.append(clock.now))
     clock.run()
     assert done == pytest.approx([100, 100 + PACE_SECONDS, 101 + PACE_SECONDS])
 
@@ -98,12 +98,12 @@ def test_a_step_that_fails_keeps_nobody_waiting():
     done = []
 
     async def main():
-        loop, turnstile = asyncio.get_running_loop(), Turnstile()
+        loop, limiter = asyncio.get_running_loop(), RateLimiter()
         loop.set_exception_handler(lambda loop, context: done.append("failed"))
-        turnstile.queue(loop, lambda: 1 // 0)
-        turnstile.queue(loop, lambda: done.append("next"))
+        limiter.queue(loop, lambda: 1 // 0)
+        limiter.queue(loop, lambda: done.append("next"))
         await asyncio.sleep(0.01)
-        turnstile.queue(loop, lambda: done.append("later"))
+        limiter.queue(loop, lambda: done.append("later"))
         await asyncio.sleep(0.01)
 
     asyncio.run(main())
@@ -112,14 +112,14 @@ def test_a_step_that_fails_keeps_nobody_waiting():
 
 def test_servers_have_turnstiles_of_their_own():
     one, two = guarded(), guarded()
-    assert one.turnstile is not two.turnstile
+    assert one.limiter is not two.limiter
 
 
 def test_a_participant_waits_at_first_only_and_a_stranger_every_time(
     serve_http, monkeypatch
 ):
     waits = []
-    queue = Turnstile.queue
+    queue = RateLimiter.queue
 
     def counted(self, loop, step):
         waits.append(step)
@@ -127,7 +127,7 @@ def test_a_participant_waits_at_first_only_and_a_stranger_every_time(
 
     # The DSP asks the KTS whether it is ready, and is a stranger there each time.
     monkeypatch.setattr(readiness, "_PAUSE_SECONDS", 60)
-    monkeypatch.setattr(Turnstile, "queue", counted)
+    monkeypatch.setattr(RateLimiter, "queue", counted)
     deployment = serve_http("plain")
     session = deployment.join("p0")
     session.push(same(1))
@@ -224,7 +224,7 @@ def test_a_stranger_over_tls_holds_64_kb_at_most_while_it_waits(
         )
     )
     monkeypatch.setattr(
-        Turnstile, "queue", lambda self, loop, step: waiting.append(step)
+        RateLimiter, "queue", lambda self, loop, step: waiting.append(step)
     )
     context = ssl.create_default_context(cafile=str(certificate))
     with (

@@ -12,10 +12,9 @@ What is signed is
 
 with the files in the order of their names and `cfg` the hash of the task.
 
-The released weights in a run's weights file, as the integers that everybody opened.
-
-The file holds a module's tensors under their own names, in their own dtypes. Which of
-them were released, and in which order they make up the flat vector, is in its metadata.
+The weights file holds the integers that everybody opened. It holds a module's tensors
+under their own names, in their own dtypes. Which of them were released, and in which
+order they make up the flat vector, is in its metadata.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from hre_torch.crypto.keys.signatures import SIGNATURE_BYTES
 from hre_torch.errors import MessageError
-from hre_torch.protocol.ciphers import Body
 from hre_torch.protocol.entries import Entry, chain_after
 from hre_torch.protocol.heads import LedgerHead
 from hre_torch.protocol.ledger import Ledger
@@ -25,6 +24,7 @@ from hre_torch.protocol.messages import (
     Upload,
     Verdict,
 )
+from hre_torch.protocol.suite import Body
 from hre_torch.protocol.suites import SUITES
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.wire import Envelope, decode, parse_header, signed_bytes

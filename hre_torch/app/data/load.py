@@ -3,10 +3,8 @@
 `digits` comes with scikit-learn; `mnist` and `cifar10` come through torchvision, which
 downloads them where there is a network; `imagefolder` reads a folder of your own.
 
-Labelled images in memory, the form in which every data set is held.
-
-Images stay bytes until a batch is drawn: as floats they would take four times the
-memory.
+Labelled images in memory are the form of every data set. Images stay bytes until a
+batch is drawn: as floats they would take four times the memory.
 """
 
 from __future__ import annotations

@@ -1,16 +1,14 @@
-"""Units a person reads at a glance: ms, s, min; kB, MB; per cent.
-
-Text for single numbers (`duration`, `size`, `percent`, `number`) and, for axes, the
-divisor that turns raw values into the largest unit that still leaves readable ticks
-(`second_unit`, `byte_unit`).
-
-How every figure of the report looks, on light and on dark paper.
+"""How every figure of the report looks, on light and on dark paper.
 
 Figures are made through `matplotlib.figure.Figure` and drawn by the Agg canvas, never
 through pyplot: no global state is touched, so a report can be written from a thread or
 from inside somebody else's program. Run colours are those of Okabe and Ito (2008,
 "Color Universal Design"), which people with the common colour-vision deficiencies can
 tell apart; each run also has its own marker, so that colour never carries alone.
+
+**Units** are those a person reads at a glance. Text for single numbers (`duration`,
+`size`, `percent`, `number`) and, for axes, the divisor that turns raw values into the
+largest unit that still leaves readable ticks (`second_unit`, `byte_unit`).
 """
 
 from __future__ import annotations

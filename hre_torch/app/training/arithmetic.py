@@ -7,10 +7,8 @@ is exchanged stay float32. With `memory_format: channels_last` the channels of a
 are neighbours in memory, which some kernels read faster; values and their order in the
 exchanged vector are the same.
 
-Torch while a run goes on: its threads, its kernels, its random generators.
-
-Dropout draws from the generator of the device that the model is on, so a run that goes
-on after an interruption needs that one's state besides the CPU's.
+**Generators.** Dropout draws from the generator of the device that the model is on, so
+a run that goes on after an interruption needs that one's state besides the CPU's.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
-"""The bytes of a checkpoint: a run's state, and which recipe and records it belongs to.
+"""Everything that a run needs to go on after an interruption.
 
 A checkpoint is one MessagePack document, so that it is written in one piece. A tensor
 in it is an extension value that holds a small safetensors file. Neither format can name
 code to run: a checkpoint from elsewhere may hold wrong numbers, but executes nothing.
 It holds everybody's keys; whoever writes it to disk makes the file private.
-
-Everything that a run needs to go on after an interruption.
 """
 
 from __future__ import annotations

@@ -5,10 +5,9 @@ words it masks and how large its tables are; how long one takes is measured here
 this machine, in a few milliseconds. Suites without cryptography cost nothing. Training
 itself is not part of the estimate.
 
-What one Ring-LWE word of suite `hybrid` costs on this machine, phase by phase.
-
-The key layer is counted in multiplications, and does not grow with the model; the words
-do. Masking, hashing, adding and opening a short update tells what a word takes.
+In suite `hybrid` the key layer is counted in multiplications, and does not grow with
+the model; the words do. Masking, hashing, adding and opening a short update tells what
+a word takes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A run and its directory: starts, saves, resumes and finishes.
 
-The same run without protection, to compare with.
+The same run without protection is what it may be compared with.
 """
 
 from __future__ import annotations

@@ -12,8 +12,6 @@
 Files are replaced in one step (written beside, fsynced, renamed), so that an
 interruption at any moment leaves the old file or the new one. The checkpoint holds the
 keys of everybody in a federation of one process; nobody but its owner may read it.
-
-Files of a run: read, measured, cut back to what a checkpoint knows of.
 """
 
 from __future__ import annotations

@@ -4,10 +4,9 @@ The order of steps, the batches and the initial weights are functions of the rec
 suites only carry integers. So a run gives the same weights bit for bit whichever suite
 carries them, and whether or not it was interrupted.
 
-Participants that go away in the middle of a run, for a while or for good.
-
-Who goes makes no last push, as a machine that is switched off makes none: what it had
-not yet pushed reaches nobody, what it had pushed is released with the others' uploads.
+Participants may go away in the middle of a run, for a while or for good. Who goes makes
+no last push, as a machine that is switched off makes none: what it had not yet pushed
+reaches nobody, what it had pushed is released with the others' uploads.
 """
 
 from __future__ import annotations

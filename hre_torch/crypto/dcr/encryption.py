@@ -15,14 +15,12 @@ than `n`.
 Every function is a pure function of blocks with picklable arguments, so that worker
 processes can map over blocks. Elements are checked where they are decoded, not here.
 
-Secret exponents and public keys in lanes.
-
-Everybody in the protocol owns `L` exponents `x_j` and publishes `g^x_j`, one per lane
-`j = 1..L`. A block's lanes share one randomness, which is safe exactly as long as the
-keys of its lanes differ (K. Kurosawa, PKC 2002; M. Bellare, A. Boldyreva, J. Staddon,
-PKC 2003): two lanes under one key give away the difference of their plaintexts, and
-two lanes that share one *server's* exponent give the other server an equation between
-them. So exponents are drawn per lane, and repeated ones are refused.
+**Keys.** Everybody in the protocol owns `L` exponents `x_j` and publishes `g^x_j`, one
+per lane `j = 1..L`. A block's lanes share one randomness, which is safe exactly as long
+as the keys of its lanes differ (K. Kurosawa, PKC 2002; M. Bellare, A. Boldyreva, J.
+Staddon, PKC 2003): two lanes under one key give away the difference of their
+plaintexts, and two lanes that share one *server's* exponent give the other server an
+equation between them. So exponents are drawn per lane, and repeated ones are refused.
 """
 
 from __future__ import annotations

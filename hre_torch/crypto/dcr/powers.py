@@ -1,4 +1,16 @@
-"""Products of many powers, `prod_k b_k^x_k mod M`, for public exponents.
+"""Powers of bases that change with every call, one by one and multiplied.
+
+A block's head is raised to the `L` secret exponents of a server or a participant, once
+per release: a table would cost more than it saves, but `powers_of_one_base` shares the
+squarings between the exponents. The key transform server raises each element to one
+exponent: `power_modulo_square` uses that the modulus is a square. For a base that
+stays see `fixed_base`.
+
+The order of multiplications depends on the exponents, as in any power that is not
+made to run in constant time.
+
+`product_of_powers` computes products of many powers, `prod_k b_k^x_k mod M`, for public
+exponents.
 
 A verifier raises every element of an upload to its own 128-bit weight and multiplies.
 One power after another costs about 155 multiplications per element; sharing the work
@@ -29,17 +41,6 @@ References:
     P. de Rooij, "Efficient exponentiation using precomputation and vector addition
     chains", EUROCRYPT 1994, section 4 (the division step).
     N. Pippenger, "On the evaluation of powers and related problems", FOCS 1976.
-
-Powers of a base that changes with every call.
-
-A block's head is raised to the `L` secret exponents of a server or a participant, once
-per release: a table would cost more than it saves, but `powers_of_one_base` shares the
-squarings between the exponents. The key transform server raises each element to one
-exponent: `power_modulo_square` uses that the modulus is a square. For a base that
-stays see `fixed_base`.
-
-The order of multiplications depends on the exponents, as in any power that is not
-made to run in constant time.
 """
 
 from __future__ import annotations

@@ -1,18 +1,17 @@
-"""What a non-interactive proof hashes, and the bytes it travels as.
+"""Group elements and proofs as bytes, and what a non-interactive proof hashes.
 
-The verifier of a proof would choose weights and a challenge at random. A `Transcript`
-hashes them instead, from the whole statement and from the prover's commitments, so that
-they are as unpredictable to the prover, and everybody can repeat them (A. Fiat,
-A. Shamir, "How to prove yourself", CRYPTO 1986). Whatever a proof is about must be in
-the hash: a statement that is bound only in part can be chosen afterwards to fit.
+**Proofs.** The verifier of a proof would choose weights and a challenge at random. A
+`Transcript` hashes them instead, from the whole statement and from the prover's
+commitments, so that they are as unpredictable to the prover, and everybody can repeat
+them (A. Fiat, A. Shamir, "How to prove yourself", CRYPTO 1986). Whatever a proof is
+about must be in the hash: a statement that is bound only in part can be chosen
+afterwards to fit.
 
 A proof is a list of group elements (commitments), then a list of integers (responses),
 each fixed-width and big-endian, each integer below a bound that both sides know. So a
 proof has exactly one encoding, and one that was altered anywhere is another proof.
 
-Group elements as bytes, and the checks that every element from outside passes.
-
-An element of `Z*_{n^2}` travels as a fixed-width big-endian integer of
+**Elements.** An element of `Z*_{n^2}` travels as a fixed-width big-endian integer of
 `Parameters.element_bytes` bytes. Decoding is the only door through which a foreign
 number enters, so it checks what can be checked without the factors of `n`:
 

@@ -18,7 +18,7 @@ References:
     C. Percival, S. Josefsson, RFC 7914, 2016 (scrypt; N, r, p take about 128 MB).
     M. Dworkin, NIST SP 800-38D, 2007 (GCM).
 
-Files that their owner alone can read, written completely or not at all.
+Private files are written completely or not at all.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One-time Ring-LWE masks: the fast half of suite `hybrid`.
 
-A participant sends `c_k = a_k s + e_k + Delta m_k mod 2^32` (see `ring_parameters`),
-with `s` and `e` fresh for every update and numbers `m_k` as in `ring_numbers`; the
+A participant sends `c_k = a_k s + e_k + Delta m_k mod 2^32` (see `parameters`),
+with `s` and `e` fresh for every update and numbers `m_k` as below; the
 short secret `s` goes through the key layer. Sums of masked updates are sums of words,
 and whoever learns `s_sum`, the sum of the secrets, and nothing else about them, reads
 the sum of the updates:
@@ -18,12 +18,11 @@ References:
     Differentially Private Secure Aggregation for Federated Learning via Hardness of
     Learning with Errors", USENIX Security 2022 (sums of masks under one public a).
 
-The numbers in a masked update: values in blocks behind three service numbers.
-
-Every block begins with the count 1, and the sum of its values as two centred digits in
-base 2^(b-1). A checksum modulo the plaintext modulus would be blind to a sum that wraps
-around; whole numbers are not. All encoded numbers obey |m| <= 2^(b-1) - 1. Sums of
-blocks are checked by whoever opens them.
+**Numbers.** The values of an update stand in blocks. Every block begins with the count
+1, and the sum of its values as two centred digits in base 2^(b-1). A checksum modulo
+the plaintext modulus would be blind to a sum that wraps around; whole numbers are not.
+All encoded numbers obey |m| <= 2^(b-1) - 1. Sums of blocks are checked by whoever opens
+them.
 """
 
 from __future__ import annotations

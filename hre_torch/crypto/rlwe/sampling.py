@@ -1,4 +1,6 @@
-"""The public ring elements a_k, the same for everybody in a task.
+"""Pseudorandom octets, the public ring elements and Gaussian numbers made of them.
+
+**Public elements** `a_k`, the same for everybody in a task:
 
     a_0 | a_1 | a_2 | ... = AES-256-CTR(key),   key = SHAKE-256(label | cfg),
 
@@ -20,21 +22,19 @@ References:
     E. Alkim et al., "FrodoKEM: Learning With Errors Key Encapsulation", algorithm
     specifications, 2021 (generation of A with AES).
 
-A stream of pseudorandom octets: AES-256 in counter mode.
-
-Suite `hybrid` needs two such streams. A *secret* one, keyed once per upload with bytes
-of the operating system, feeds the Gaussian sampler: asking the operating system for
-two octets per value would cost more than everything else together. A *public* one,
-keyed with a hash of the task, expands into the common ring elements `a_k`; it can be
-entered at any block, so that a large model is treated in pieces.
+**Octets** come from AES-256 in counter mode. Suite `hybrid` needs two such streams. A
+*secret* one, keyed once per upload with bytes of the operating system, feeds the
+Gaussian sampler: asking the operating system for two octets per value would cost more
+than everything else together. A *public* one, keyed with a hash of the task, expands
+into the common ring elements `a_k`; it can be entered at any block, so that a large
+model is treated in pieces.
 
 References:
     NIST SP 800-38A, section 6.5 (counter mode).
 
-Discrete Gaussian numbers, exact to 2^-128 and with constant work.
-
-The distribution on the integers is `P(x) ~ exp(-x^2 / (2 eta^2))`, eta = 6, cut off
-beyond +-84, 14 deviations, where 2^-147 of it lies.
+**Gaussian numbers** are exact to 2^-128 and made with constant work. The distribution
+on the integers is `P(x) ~ exp(-x^2 / (2 eta^2))`, eta = 6, cut off beyond +-84, 14
+deviations, where 2^-147 of it lies.
 
 Marsaglia's composition. A sign and a magnitude `m` are drawn separately, with
 P(m = 0) = P(0) and P(m) = 2 P(m) else. Of the 2^15 possible words of 15 bits,
@@ -131,7 +131,7 @@ class Keystream:
 
 
 ETA: Final = 6.0
-"""eta: standard deviation of secrets and errors; why 6 says `ring_parameters`."""
+"""eta: standard deviation of secrets and errors; why 6 says `parameters`."""
 
 TAIL_BOUND: Final = 84
 """Largest magnitude, 14 eta; eight bits with sign hold it."""

@@ -3,15 +3,12 @@
 All the work is done by `HREOptimizer`. The callback refuses before the first step what
 it cannot federate, and stops training if any other optimizer moves the parameters.
 
-A checkpoint of Lightning against the session that goes on with it.
-
-A checkpoint holds the module's weights, the optimizer's state and what was not yet
-pushed. What is released is the federation's, and parameters are made of that. So a
+**Checkpoints.** One holds the module's weights, the optimizer's state and what was not
+yet pushed. What is released is the federation's, and parameters are made of that. So a
 checkpoint that belongs to another task would be loaded without effect; it is refused.
 
-Learning-rate schedulers that were made for the optimizer that is wrapped now.
-
-What a federated training logs, through Lightning's own `log_dict`.
+Schedulers that were made for the optimizer that is wrapped now follow it. What a
+federated training logs goes through Lightning's own `log_dict`.
 """
 
 from __future__ import annotations
@@ -44,8 +41,8 @@ from hre_torch.optim import (
     HREOptimizer,
     StalenessWeight,
 )
-from hre_torch.optim.pacing import Every
 from hre_torch.optim.replicas import Follower
+from hre_torch.optim.settings import Every
 from hre_torch.participant.session import Session
 
 __all__ = [

@@ -1,10 +1,9 @@
-"""Stops a training whose steps go past the wrapped optimizer.
+"""What `HRECallback` refuses before the first step, by name.
 
-Two ways are seen: another optimizer that steps federated parameters (at once, before it
-moves them), and an epoch in which Lightning counted steps but the wrapped optimizer
-made none (at the end of that epoch).
-
-What `HRECallback` refuses before the first step, by name.
+A training whose steps go past the wrapped optimizer is stopped. Two ways are seen:
+another optimizer that steps federated parameters (at once, before it moves them), and
+an epoch in which Lightning counted steps but the wrapped optimizer made none (at the
+end of that epoch).
 """
 
 from __future__ import annotations

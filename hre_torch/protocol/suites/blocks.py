@@ -1,13 +1,11 @@
-"""Keys of the suites with lanes: how cards and key material hold them, and a task's.
-
-Public keys travel on key cards as one encoded element per lane, secret exponents are
-key material of fixed width. `LaneTask` is what every role of such a suite needs.
-
-How a vector becomes blocks of lanes, and blocks become bytes.
+"""How a vector becomes blocks of lanes, blocks become bytes, and cards hold lane keys.
 
 A vector is packed into plaintexts, `L` plaintexts share a block, and the last block
 carries only the lanes it needs. On the wire a series of blocks is two parts: all heads
 (one element per block), then all lanes (one element per plaintext).
+
+Public keys travel on key cards as one encoded element per lane, secret exponents are
+key material of fixed width. `LaneTask` is what every role of such a suite needs.
 """
 
 from __future__ import annotations
@@ -24,8 +22,7 @@ from hre_torch.crypto.dcr.modulus import Parameters
 from hre_torch.crypto.dcr.transcript import decode_elements, encode_elements
 from hre_torch.encoding.packing import Packing
 from hre_torch.errors import CryptoError, MessageError
-from hre_torch.protocol.ciphers import Parts
-from hre_torch.protocol.suite import Workload
+from hre_torch.protocol.suite import Parts, Workload
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
 

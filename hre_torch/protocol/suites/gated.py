@@ -6,11 +6,10 @@ sender knows what is in it. The KTS gets the heads `T'` of every upload, multipl
 exactly those that a signed release lists, and never touches a value of the DSP's
 choice; a release holds uploads of at least t >= 3 identities and is opened as a whole.
 
-Key cards that prove what they hold, and the additive joint key made of them.
-
-A server that published `h_a = g^x / h_b` after seeing the other's `h_b` would own the
-joint key `g^x` alone. So every card carries a proof of knowledge of its exponents, and
-nobody accepts a roster before all its proofs have been verified.
+**Key cards** prove what they hold. A server that published `h_a = g^x / h_b` after
+seeing the other's `h_b` would own the joint key `g^x` alone. So every card carries a
+proof of knowledge of its exponents, and nobody accepts a roster before all its proofs
+have been verified.
 """
 
 from __future__ import annotations
@@ -33,14 +32,17 @@ from hre_torch.crypto.dcr.proofs import proof_bytes
 from hre_torch.crypto.dcr.schnorr import prove_knowledge, verify_knowledge
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY, Entropy
 from hre_torch.errors import CryptoError, TaskError
-from hre_torch.protocol.ciphers import (
+from hre_torch.protocol.roster import KeyCard, Role, Roster, Secret
+from hre_torch.protocol.suite import (
     Body,
     DataServiceCipher,
     KeyTransformCipher,
     ParticipantCipher,
+    Plan,
+    Suite,
+    Workload,
+    new_identity,
 )
-from hre_torch.protocol.roster import KeyCard, Role, Roster, Secret
-from hre_torch.protocol.suite import Plan, Suite, Workload, new_identity
 from hre_torch.protocol.suites.blocks import (
     BlockLayout,
     LaneTask,

@@ -21,7 +21,8 @@ from hre_torch.crypto.dcr.proofs import prove, verify_blocks, verify_heads
 from hre_torch.crypto.dcr.shares import Share
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY
 from hre_torch.errors import MessageError
-from hre_torch.protocol.ciphers import (
+from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.suite import (
     Body,
     DataServiceCipher,
     KeyTransformCipher,
@@ -29,7 +30,6 @@ from hre_torch.protocol.ciphers import (
     Parts,
     SealedBody,
 )
-from hre_torch.protocol.roster import Secret
 from hre_torch.protocol.suites.blocks import BlockLayout, LaneTask, decode_exponents
 from hre_torch.protocol.workers import Workers
 

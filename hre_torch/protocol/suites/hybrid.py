@@ -4,15 +4,14 @@ An update is masked by words `c = a s + e + Delta m mod 2^32`; only the 2,048 sm
 numbers of `s` go through the key layer, which is suite `gated` itself. The DSP adds
 words, and the KTS's work does not depend on the size of the model at all. A release
 carries the hash of the sum of words, so that nobody can be shown another sum than
-everybody else. `ring_lwe` and `ring_parameters` in `crypto/` hold the mathematics.
+everybody else. `crypto/rlwe/` holds the mathematics.
 
-Words that wait at the DSP, outside its memory where they are many.
-
-An upload to suite `hybrid` waits for its release, and a sum for its last recipient.
-Of a large model each takes tens of megabytes, of which nothing is needed in between.
-They lie in one unnamed file of the system's temporary folder, in places of equal size
-that are used again. The words are ciphertext; the file is gone when the process ends,
-and whoever wants them to outlive it keeps them in a journal as well.
+**Words that wait.** An upload to suite `hybrid` waits for its release, and a sum for
+its last recipient. Of a large model each takes tens of megabytes, of which nothing is
+needed in between. They lie in one unnamed file of the system's temporary folder, in
+places of equal size that are used again. The words are ciphertext; the file is gone
+when the process ends, and whoever wants them to outlive it keeps them in a journal as
+well.
 """
 
 from __future__ import annotations
@@ -36,17 +35,18 @@ from hre_torch.crypto.rlwe.parameters import MOST_ADDITIONS, RingParameters
 from hre_torch.crypto.rlwe.ring import RING_DIMENSION
 from hre_torch.crypto.rlwe.sampling import shared_expansion
 from hre_torch.errors import ChecksumError, DecryptionError, MessageError, StoreError
-from hre_torch.protocol.ciphers import (
+from hre_torch.protocol.roster import Secret
+from hre_torch.protocol.suite import (
     Body,
     DataServiceCipher,
     Integers,
     KeyTransformCipher,
     ParticipantCipher,
     Parts,
+    Plan,
     SealedBody,
+    Workload,
 )
-from hre_torch.protocol.roster import Secret
-from hre_torch.protocol.suite import Plan, Workload
 from hre_torch.protocol.suites.blocks import LaneTask
 from hre_torch.protocol.suites.gated import GatedSuite
 from hre_torch.protocol.suites.gated_roles import (

@@ -34,16 +34,19 @@ from hre_torch.crypto.dcr.modulus import Parameters
 from hre_torch.crypto.dcr.reencryption import FirstPhase, SecondPhase
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY, Entropy
 from hre_torch.errors import MessageError
-from hre_torch.protocol.ciphers import (
+from hre_torch.protocol.roster import KeyCard, Role, Secret
+from hre_torch.protocol.suite import (
     Body,
     DataServiceCipher,
     KeyTransformCipher,
     ParticipantCipher,
     Parts,
+    Plan,
     SealedBody,
+    Suite,
+    Workload,
+    new_identity,
 )
-from hre_torch.protocol.roster import KeyCard, Role, Secret
-from hre_torch.protocol.suite import Plan, Suite, Workload, new_identity
 from hre_torch.protocol.suites.blocks import (
     BlockLayout,
     LaneTask,

@@ -19,14 +19,6 @@ from hre_torch.crypto.dcr.shared_key import SharedKey, add_ciphertexts
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY, Entropy
 from hre_torch.encoding.packing import Packing
 from hre_torch.errors import InvalidElementError, MessageError, UnsupportedError
-from hre_torch.protocol.ciphers import (
-    Body,
-    DataServiceCipher,
-    KeyTransformCipher,
-    ParticipantCipher,
-    Parts,
-    SealedBody,
-)
 from hre_torch.protocol.roster import (
     DATA_SERVICE,
     KEY_TRANSFORM,
@@ -35,7 +27,18 @@ from hre_torch.protocol.roster import (
     Roster,
     Secret,
 )
-from hre_torch.protocol.suite import Plan, Suite, Workload, new_identity
+from hre_torch.protocol.suite import (
+    Body,
+    DataServiceCipher,
+    KeyTransformCipher,
+    ParticipantCipher,
+    Parts,
+    Plan,
+    SealedBody,
+    Suite,
+    Workload,
+    new_identity,
+)
 from hre_torch.protocol.suites.plain import LedgerOnly
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers

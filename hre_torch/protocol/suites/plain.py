@@ -15,16 +15,19 @@ import numpy.typing as npt
 from hre_torch.crypto.dcr.modulus import Parameters
 from hre_torch.crypto.entropy import SYSTEM_ENTROPY, Entropy
 from hre_torch.errors import ChecksumError, MessageError
-from hre_torch.protocol.ciphers import (
+from hre_torch.protocol.roster import KeyCard, Role, Secret
+from hre_torch.protocol.suite import (
     Body,
     DataServiceCipher,
     KeyTransformCipher,
     ParticipantCipher,
     Parts,
+    Plan,
     SealedBody,
+    Suite,
+    Workload,
+    new_identity,
 )
-from hre_torch.protocol.roster import KeyCard, Role, Secret
-from hre_torch.protocol.suite import Plan, Suite, Workload, new_identity
 from hre_torch.protocol.task import Task
 from hre_torch.protocol.workers import Workers
 

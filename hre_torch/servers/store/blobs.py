@@ -1,6 +1,6 @@
 """Bodies of uploads and sums: small ones in the database, large ones in files.
 
-Large bodies as files that are named by what is in them.
+Files are named by what is in them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hre_torch.errors import StoreError
 from hre_torch.servers.store.disk import NEW_TASK, write_all
 from hre_torch.servers.store.rows import Rows
 
-__all__ = ["FILE_BYTES", "BodyFiles", "BodyShelf"]
+__all__ = ["FILE_BYTES", "BlobStore", "BodyFiles"]
 
 _UNFINISHED: Final = ".unfinished"
 
@@ -73,7 +73,7 @@ FILE_BYTES: Final = 1 << 20
 """A larger body is a file: SQLite would write it twice, and its log would grow."""
 
 
-class BodyShelf:
+class BlobStore:
     """Puts bodies away and finds them again, each under a number.
 
     Files that a transaction needs are on the disk before its rows; files that it no

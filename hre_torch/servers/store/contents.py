@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import msgspec
 
 from hre_torch.errors import HREError, MessageError, SignatureError
-from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.entries import (
     GENESIS,
     Entry,
@@ -17,9 +16,10 @@ from hre_torch.protocol.entries import (
     chain_after,
 )
 from hre_torch.protocol.messages import Release, Upload
+from hre_torch.protocol.suite import Parts
 from hre_torch.protocol.wire import decode, parse_header, signed_bytes
 from hre_torch.servers.journal import ReleasedState, StoredState
-from hre_torch.servers.store.blobs import BodyShelf
+from hre_torch.servers.store.blobs import BlobStore
 from hre_torch.servers.store.rows import Rows
 
 __all__ = ["Contents", "read_contents", "told_as_lost"]
@@ -68,7 +68,7 @@ class Contents:
     findings: list[str] = field(default_factory=list)
 
 
-def read_contents(rows: Rows, shelf: BodyShelf, signer: bytes | None) -> Contents:
+def read_contents(rows: Rows, blobs: BlobStore, signer: bytes | None) -> Contents:
     """Read and check everything; what is wrong is in `findings`.
 
     First the structure and the tally: where they do not hold, nothing else is read,
@@ -79,7 +79,7 @@ def read_contents(rows: Rows, shelf: BodyShelf, signer: bytes | None) -> Content
 
     Args:
         rows: the database.
-        shelf: where bodies are.
+        blobs: where bodies are.
         signer: the KTS's signing key, against which lists are verified; None where the
             roster is not at hand.
 
@@ -94,7 +94,7 @@ def read_contents(rows: Rows, shelf: BodyShelf, signer: bytes | None) -> Content
         "head", 0
     )
     contents.made_by = made_by
-    reader = _Reader(rows, shelf, contents)
+    reader = _Reader(rows, blobs, contents)
     reader.read_lines()
     reader.read_lists(signer)
     if not contents.findings:
@@ -126,9 +126,9 @@ def _empty() -> LedgerState:
 class _Reader:
     """Fills `Contents`; keeps where the bodies of uploads are."""
 
-    def __init__(self, rows: Rows, shelf: BodyShelf, contents: Contents) -> None:
+    def __init__(self, rows: Rows, blobs: BlobStore, contents: Contents) -> None:
         self._rows = rows
-        self._shelf = shelf
+        self._blobs = blobs
         self._contents = contents
         self._waiting: list[tuple[Entry, int]] = []
         self._consumed: dict[int, list[Entry]] = {}
@@ -213,7 +213,7 @@ class _Reader:
             if body is None:
                 continue
             count = len(self._lists[version].uploads)
-            content = self._shelf.get(body)
+            content = self._blobs.get(body)
             if content is not None:
                 total = msgspec.msgpack.decode(content, type=Parts)
                 kept = ReleasedState(encoded, count, total)
@@ -274,7 +274,7 @@ class _Reader:
 
     def _upload(self, digest: bytes, body: int) -> StoredState | None:
         """Return a stored upload that is what the ledger and its header say it is."""
-        content = self._shelf.get(body)
+        content = self._blobs.get(body)
         if content is None:
             return None
         try:

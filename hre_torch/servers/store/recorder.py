@@ -9,12 +9,12 @@ from functools import partial
 import msgspec
 
 from hre_torch.errors import StoreError
-from hre_torch.protocol.ciphers import Parts
 from hre_torch.protocol.entries import Entry, NamedModels
 from hre_torch.protocol.messages import Release
+from hre_torch.protocol.suite import Parts
 from hre_torch.protocol.wire import Envelope
 from hre_torch.servers.journal import Journal, StoredState
-from hre_torch.servers.store.blobs import BodyShelf
+from hre_torch.servers.store.blobs import BlobStore
 from hre_torch.servers.store.rows import Rows
 
 __all__ = ["Recorder"]
@@ -32,18 +32,18 @@ class Recorder(Journal):
 
     Args:
         rows: the database.
-        shelf: where bodies go.
+        blobs: where bodies go.
         transaction: the store's.
     """
 
     def __init__(
         self,
         rows: Rows,
-        shelf: BodyShelf,
+        blobs: BlobStore,
         transaction: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._rows = rows
-        self._shelf = shelf
+        self._blobs = blobs
         self._transaction = transaction
         self._notes: list[Callable[[], None]] = []
         self._urgent = False
@@ -143,7 +143,7 @@ class Recorder(Journal):
         self._urgent |= urgent
 
     def _enter(self, entry: Entry, stored: StoredState) -> None:
-        body = self._shelf.put(msgspec.msgpack.encode(stored))
+        body = self._blobs.put(msgspec.msgpack.encode(stored))
         self._rows.insert(
             "uploads",
             self._rows.next_key("uploads"),
@@ -164,7 +164,7 @@ class Recorder(Journal):
 
     def _withdraw(self, upload: bytes) -> None:
         position, body = self._waiting(upload)
-        self._shelf.drop(body)
+        self._blobs.drop(body)
         self._rows.delete("uploads", position)
 
     def _lose(self, entry: Entry) -> None:
@@ -187,7 +187,7 @@ class Recorder(Journal):
             )
         for item in header.expired:
             position, body = self._waiting(item.digest)
-            self._shelf.drop(body)
+            self._blobs.drop(body)
             self._rows.change(
                 "uploads",
                 position,
@@ -200,7 +200,7 @@ class Recorder(Journal):
             "releases",
             header.version,
             release.encode(),
-            self._shelf.put(msgspec.msgpack.encode(total)),
+            self._blobs.put(msgspec.msgpack.encode(total)),
         )
         self._tidy(header.version - 1)
 
@@ -209,7 +209,7 @@ class Recorder(Journal):
         if version == 0:
             return
         _, _, body = self._rows.one("releases", version)
-        if body is not None and self._shelf.get(body) is None:
+        if body is not None and self._blobs.get(body) is None:
             raise StoreError(
                 f"the stored sum of release {version} is damaged; start the server "
                 "again, which computes it anew from its uploads"
@@ -239,11 +239,11 @@ class Recorder(Journal):
 
     def _rebuild(self, version: int, total: Parts) -> None:
         _, _, body = self._rows.one("releases", version)
-        self._shelf.put_back(body, msgspec.msgpack.encode(total))
+        self._blobs.put_back(body, msgspec.msgpack.encode(total))
 
     def _forget(self, version: int) -> None:
         _, _, body = self._rows.one("releases", version)
-        self._shelf.drop(body)
+        self._blobs.drop(body)
         self._rows.change("releases", version, body=None)
         self._drop_uploads(version)
         self._tidy(version)
@@ -256,7 +256,7 @@ class Recorder(Journal):
             )
             for position, *_, body in found:
                 if body is not None:
-                    self._shelf.drop(body)
+                    self._blobs.drop(body)
                 self._rows.delete("uploads", position)
         for version in sorted({line.version for line in lines}):
             self._tidy(version)
@@ -286,7 +286,7 @@ class Recorder(Journal):
             self._rows.where("uploads", "version = ? AND body IS NOT NULL", version)
         )
         for position, *_, body in embodied:
-            self._shelf.drop(body)
+            self._blobs.drop(body)
             self._rows.change("uploads", position, body=None)
 
     def _waiting(self, digest: bytes) -> tuple[int, int]:

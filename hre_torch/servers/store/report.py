@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hre_torch.errors import StoreError
-from hre_torch.servers.store.blobs import BodyFiles, BodyShelf
+from hre_torch.servers.store.blobs import BlobStore, BodyFiles
 from hre_torch.servers.store.contents import Contents, read_contents, told_as_lost
 from hre_torch.servers.store.disk import disk_errors
 from hre_torch.servers.store.rows import Rows, has_lost_log
@@ -98,8 +98,8 @@ def _check(folder: Path, scratch: Path, witness: Witness, report: StoreReport) -
     with disk_errors(folder):
         rows = Rows(scratch / DATABASE)
         try:
-            shelf = BodyShelf(rows, BodyFiles(folder / BODIES))
-            contents = Contents() if rows.is_new() else read_contents(rows, shelf, None)
+            blobs = BlobStore(rows, BodyFiles(folder / BODIES))
+            contents = Contents() if rows.is_new() else read_contents(rows, blobs, None)
             tally = rows.tally
         finally:
             rows.close()

@@ -16,7 +16,7 @@ from hre_torch.protocol.entries import Entry
 from hre_torch.protocol.roster import DATA_SERVICE
 from hre_torch.protocol.task import Task
 from hre_torch.servers.journal import DataServiceState, Journal, KeyTransformState
-from hre_torch.servers.store.blobs import BodyFiles, BodyShelf
+from hre_torch.servers.store.blobs import BlobStore, BodyFiles
 from hre_torch.servers.store.contents import Contents, read_contents, told_as_lost
 from hre_torch.servers.store.disk import NEW_TASK, disk_errors, probe_room
 from hre_torch.servers.store.recorder import Recorder
@@ -115,9 +115,9 @@ class Store:
                 self._connect()
             # A new role starts from the disk; what could wait, it will say again.
             self._recorder.clear()
-            contents = read_contents(self._rows, self._shelf, self._signer)
+            contents = read_contents(self._rows, self._blobs, self._signer)
             self._check(contents)
-            self._shelf.sweep_orphans()
+            self._blobs.sweep_orphans()
             self._witness.write(contents.step, self._rows.tally)
             self._witness.settle()
             self._rows.mark()
@@ -197,8 +197,8 @@ class Store:
         complaint = unwitnessed(self._witness.read(), log_lost=has_lost_log(path))
         self._refuse([complaint] if complaint else [])
         self._rows = Rows(path)
-        self._shelf = BodyShelf(self._rows, self._files)
-        self._recorder = Recorder(self._rows, self._shelf, self.transaction)
+        self._blobs = BlobStore(self._rows, self._files)
+        self._recorder = Recorder(self._rows, self._blobs, self.transaction)
         try:
             if self._rows.is_new():
                 complaint = contradiction(self._witness.read(), 0, b"")
@@ -246,7 +246,7 @@ class Store:
                 self._rows.commit()
                 self._witness.write(step, self._rows.tally)
                 self._recorder.clear()
-                self._shelf.sweep()
+                self._blobs.sweep()
                 self._rows.shrink()
         except BaseException:
             self._fail()

@@ -31,7 +31,7 @@ from hre_torch.errors import (
     SpoiledReleaseWarning,
     UnprotectedWarning,
 )
-from hre_torch.protocol.ciphers import SealedBody
+from hre_torch.protocol.suite import SealedBody
 from tests.app.audit.conftest import SMALL, train
 from tests.app.audit.tamperings import Scene, tell
 

@@ -18,7 +18,7 @@ from hre_torch.errors import (
     SpoiledReleaseWarning,
     TaskError,
 )
-from hre_torch.protocol.ciphers import SealedBody
+from hre_torch.protocol.suite import SealedBody
 
 
 @pytest.fixture(scope="module")

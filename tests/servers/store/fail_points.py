@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hre_torch.servers.store import blobs
-from hre_torch.servers.store.blobs import BodyFiles, BodyShelf
+from hre_torch.servers.store.blobs import BlobStore, BodyFiles
 from hre_torch.servers.store.recorder import Recorder
 from hre_torch.servers.store.rows import Rows
 from hre_torch.servers.store.witness import Witness
@@ -22,7 +22,7 @@ BEFORE, AFTER = "before", "after"
 STARTING: dict[str, tuple[Any, str, str]] = {
     "start: tables half made": (Rows, "insert", AFTER),
     "start: everything checked": (Rows, "findings", AFTER),
-    "start: orphans swept": (BodyShelf, "sweep_orphans", AFTER),
+    "start: orphans swept": (BlobStore, "sweep_orphans", AFTER),
     "start: witness written": (Witness, "write", AFTER),
     "start: not marked as in use yet": (Rows, "mark", BEFORE),
     "start: marked as in use": (Rows, "mark", AFTER),

@@ -301,9 +301,9 @@ def train(sessions: list[Session], turns: int, court: Court | None = None) -> No
                 session.push(values)
             except AggregatorError:
                 until_answered(session.resend)
-            while session._pending.refused or session._unsent:
+            while session._pending.refused or session._carrier.in_transit:
                 until_answered(session.resend)
-                until_answered(session._seal_refused)
+                until_answered(session._sender.seal_refused)
         if court is not None:
             court.reject_newest([session.name for session in sessions[:3]])
         for session in sessions:
@@ -321,7 +321,7 @@ def listen(sessions: list[Session]) -> list[Counter[str]]:
     """Count from now on what the releases name that each session opens."""
 
     def listening(session: Session, heard: Counter[str]) -> Callable[..., None]:
-        apply = session._apply
+        apply = session._receiver.apply
 
         def applied(opened: Opened) -> None:
             apply(opened)
@@ -332,7 +332,7 @@ def listen(sessions: list[Session]) -> list[Counter[str]]:
     counts: list[Counter[str]] = []
     for session in sessions:
         counts.append(Counter())
-        session._apply = listening(session, counts[-1])
+        session._receiver.apply = listening(session, counts[-1])
     return counts
 
 

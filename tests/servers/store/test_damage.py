@@ -226,7 +226,7 @@ def test_a_damaged_pending_upload_costs_only_itself(
     sessions = join(world, pair)
     run(sessions[:3], 1)
     before = set((tmp_path / "dsp" / "bodies").iterdir())
-    upload, data = sessions[3]._seal(update(sessions[3], 1))
+    upload, data = sessions[3]._sender._seal(update(sessions[3], 1))
     deposit = pair.dsp.call("admit", data)
     if logged:
         pair.kts.call("deposit", deposit)

@@ -24,7 +24,7 @@ from hre_torch.optim.optimizer import STATE_KEY
 from hre_torch.participant.session import Session
 from hre_torch.participant.session_state import SessionState
 
-__all__ = ["Memory", "Remembered", "Sent"]
+__all__ = ["Checkpoint", "Remembered", "Sent"]
 
 _FORMAT: Final = 4
 _PRIVATE: Final = 0o600
@@ -82,7 +82,7 @@ class Sent:
         return self.steps + (sequence - self.sequence) * push_every
 
 
-class Memory:
+class Checkpoint:
     """The file.
 
     Args:
