@@ -14,8 +14,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hre_torch.app.participant_checkpoint import Checkpoint
 
+from hre_torch.app.participant_checkpoint import Checkpoint
 from hre_torch.participant.connection import connect
 from hre_torch.participant.session import Session
 from tests.flower_site import end_tree

@@ -6,8 +6,8 @@ import stat
 import threading
 
 import pytest
-from hre_torch.app.participant_checkpoint import Checkpoint
 
+from hre_torch.app.participant_checkpoint import Checkpoint
 from hre_torch.app.participation import propose_recipe, train_participant
 from hre_torch.app.recipes import load_recipe
 from hre_torch.app.training.learner import Learner
